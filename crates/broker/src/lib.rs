@@ -1,0 +1,1 @@
+//! Access, bounded cache, single flight, rotation, freshness and subscriptions.

@@ -1,0 +1,1 @@
+//! Nouns and traits of Keyward, all pure.

@@ -1,0 +1,1 @@
+//! From snapshots to files: projection, content pipeline, atomic directory, tmpfs, notification.

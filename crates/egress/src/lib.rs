@@ -1,0 +1,1 @@
+//! The outbound HTTP client: TLS floor, limits, pinning, throttle gates.

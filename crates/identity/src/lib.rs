@@ -1,0 +1,1 @@
+//! Who the workload is to the cloud: credentials and the token cache.

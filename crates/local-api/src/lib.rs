@@ -1,0 +1,1 @@
+//! The keyward.secrets.v1 service over the broker on a Unix socket.

@@ -1,0 +1,13 @@
+//! The locked arena for secret bytes, the only unsafe code in Keyward.
+//!
+//! One anonymous mapping holds every cached value and token of the process: locked (never swapped), left out of core
+//! files (`MADV_DONTDUMP`) and wiped in children (`MADV_WIPEONFORK`). Pages are locked when first touched
+//! (`MLOCK_ONFAULT`), so an idle process pays for what it holds and not for the reservation. What does not fit within
+//! `RLIMIT_MEMLOCK` goes to the heap, still zeroized, and is counted in [`stats`].
+
+mod arena;
+mod bytes;
+mod free_list;
+
+pub use arena::{ArenaStats, stats};
+pub use bytes::LockedBytes;

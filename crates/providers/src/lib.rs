@@ -1,0 +1,1 @@
+//! Providers of secrets: Key Vault and an in-memory fake.

@@ -1,0 +1,1 @@
+//! Wire contracts of Keyward: the keyward.secrets.v1 package.

@@ -1,0 +1,1 @@
+//! One pod's secrets as files and local gRPC.

@@ -1,0 +1,1 @@
+//! Clocks and helpers that tests share.
