@@ -1,1 +1,10 @@
 //! From snapshots to files: projection, content pipeline, atomic directory, tmpfs, notification.
+
+pub mod atomic;
+pub mod content;
+pub mod notify;
+pub mod projection;
+pub mod saved;
+pub mod template;
+pub mod tmpfs;
+pub mod tree;

@@ -74,7 +74,9 @@ pub(crate) fn arena() -> Option<&'static Arena> {
 
 /// Halves the size until the kernel agrees: other parts of the process may hold some of the limit.
 fn map_locked() -> Option<Arena> {
-    let allowed = getrlimit(Resource::Memlock).current.map_or(LARGEST, |limit| usize::try_from(limit).unwrap_or(LARGEST));
+    let allowed = getrlimit(Resource::Memlock)
+        .current
+        .map_or(LARGEST, |limit| usize::try_from(limit).unwrap_or(LARGEST));
     let mut capacity = allowed.min(LARGEST) & !4095;
     while capacity >= SMALLEST {
         if let Some(base) = map(capacity) {
@@ -90,9 +92,13 @@ fn map(capacity: usize) -> Option<NonNull<u8>> {
     // mapping; on failure it is unmapped before its address is forgotten.
     #[allow(unsafe_code)]
     unsafe {
-        let base =
-            rustix::mm::mmap_anonymous(std::ptr::null_mut(), capacity, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)
-                .ok()?;
+        let base = rustix::mm::mmap_anonymous(
+            std::ptr::null_mut(),
+            capacity,
+            ProtFlags::READ | ProtFlags::WRITE,
+            MapFlags::PRIVATE,
+        )
+        .ok()?;
         let ready = rustix::mm::madvise(base, capacity, Advice::LinuxDontDump)
             .and_then(|()| rustix::mm::madvise(base, capacity, Advice::LinuxWipeOnFork))
             .and_then(|()| rustix::mm::mlock_with(base, capacity, MlockFlags::ONFAULT));

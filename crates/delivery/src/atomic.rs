@@ -1,0 +1,1 @@
+//! The atomic directory: kubelet's `..data` layout beneath a directory descriptor.

@@ -1,0 +1,1 @@
+//! Telling applications of a change.

@@ -1,0 +1,1 @@
+//! The last snapshot, kept where only Keyward reads it.

@@ -1,0 +1,1 @@
+//! tmpfs: mounting it, or making sure that a path is on it.
