@@ -7,6 +7,7 @@ pub mod audit;
 pub mod backoff;
 mod clock;
 pub mod cloud;
+pub mod config;
 pub mod document;
 mod error;
 mod http_post;

@@ -8,6 +8,7 @@ mod path;
 use std::time::Duration;
 
 pub use notify::{Notify, NotifyAction};
+pub(crate) use parse::parse_mode;
 pub use parse::{Context, parse_objects, parse_objects_text};
 pub use path::FilePath;
 

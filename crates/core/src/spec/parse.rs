@@ -273,7 +273,7 @@ fn refuse_clashes(specs: &[(usize, ObjectSpec)], path: &str, mistakes: &Mistakes
     }
 }
 
-fn parse_mode(text: &str) -> std::result::Result<u32, String> {
+pub(crate) fn parse_mode(text: &str) -> std::result::Result<u32, String> {
     if (3..=4).contains(&text.len()) && text.bytes().all(|digit| matches!(digit, b'0'..=b'7')) {
         let mode = u32::from_str_radix(text, 8).map_err(|_| "must be octal".to_owned())?;
         if mode <= 0o777 {
