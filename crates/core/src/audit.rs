@@ -9,6 +9,31 @@ pub trait AuditSink: Send + Sync {
     /// # Errors
     /// `KW_AUDIT_UNAVAILABLE` when the log cannot take it and `audit.onFailure` is `deny`: the act must not happen.
     fn record(&self, event: AuditEvent) -> Result<()>;
+
+    /// Counts one more of an allowed act that is in the log already, without building an event for it.
+    ///
+    /// `false` means that the act is not known, and [`Self::record`] must be called: the way to ask is `repeat` first.
+    /// Callers are told apart by pod or by user and group id, not by process id.
+    ///
+    /// # Errors
+    /// As [`Self::record`].
+    fn repeat(&self, act: &Act<'_>) -> Result<bool> {
+        let _ = act;
+        Ok(false)
+    }
+}
+
+/// An allowed act, borrowed: the part of an [`AuditEvent`] that makes it the same as an earlier one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Act<'a> {
+    /// Who.
+    pub actor: &'a Actor,
+    /// What.
+    pub action: Action,
+    /// The provider's identifier.
+    pub object: &'a str,
+    /// The version.
+    pub version: Option<&'a str>,
 }
 
 /// Who acted.

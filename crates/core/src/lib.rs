@@ -19,6 +19,7 @@ mod secret;
 mod served;
 mod snapshot;
 pub mod spec;
+pub mod trace;
 
 pub use clock::{Clock, SystemClock, UnixTime};
 pub use error::{Code, Error, ErrorKind, Hop, Result};

@@ -18,6 +18,15 @@ pub enum Event {
         /// How it was answered.
         outcome: Lookup,
     },
+    /// A call of the local API was answered.
+    Rpc {
+        /// The full method, `package.Service/Method`, from the service's own list; `_OTHER` for any other.
+        method: &'static str,
+        /// The canonical status code by name: `OK`, `NOT_FOUND`, …
+        code: &'static str,
+        /// From the request's arrival to its answer; to the end of the stream for a watch.
+        duration: Duration,
+    },
     /// A call to a provider.
     Upstream {
         /// `azure-key-vault`, …
