@@ -1,1 +1,1 @@
-//! Cross-process tests, conformance and repository policy.
+//! Cross-process tests, conformance and repository policy. The tests themselves are in `tests/tests`.

@@ -1,0 +1,37 @@
+# Recipes mirror .ci/run; `just` alone lists them.
+
+default:
+    @just --list
+
+# Format everything.
+fmt:
+    cargo fmt --all
+
+# What CI denies.
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets --all-features -- -D warnings
+
+# The README's test command.
+test:
+    cargo test --workspace
+
+# The README's other command.
+demo:
+    cargo demo
+
+# Documentation with warnings denied.
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+# Dependencies and licences.
+deny:
+    cargo deny check bans licenses sources
+
+# The figures of docs/benchmarks.md.
+bench:
+    tests/bench/run
+
+# Everything that CI runs.
+ci:
+    .ci/run
