@@ -1,0 +1,177 @@
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use keyward_broker::Broker;
+use keyward_core::observe::{Event, Lookup, Observer};
+use keyward_core::spec::{ObjectSpec, Source};
+use keyward_core::{
+    Code, Error, FetchRequest, IdentityKey, ObjectKey, Result, SecretView, Served, Snapshot, State, Version,
+};
+use keyward_delivery::content::convert;
+use tokio::sync::watch;
+
+/// What the local API reads: a table that the engine replaces whole.
+pub(crate) struct View {
+    table: ArcSwap<Table>,
+    generation: watch::Sender<u64>,
+    broker: Weak<Broker>,
+    observer: Arc<dyn Observer>,
+}
+
+#[derive(Default)]
+struct Table {
+    served: BTreeMap<String, Arc<Served>>,
+    specs: BTreeMap<String, ObjectSpec>,
+    identity: Option<Arc<IdentityKey>>,
+}
+
+impl View {
+    pub(crate) fn new(broker: &Arc<Broker>, observer: Arc<dyn Observer>) -> Arc<Self> {
+        Arc::new(Self {
+            table: ArcSwap::default(),
+            generation: watch::Sender::new(0),
+            broker: Arc::downgrade(broker),
+            observer,
+        })
+    }
+
+    /// Serves a new table. Watchers are woken only by what they would see: a confirmation alone moves no sequence.
+    pub(crate) fn publish(&self, specs: &[ObjectSpec], identity: &Arc<IdentityKey>, served: Vec<Served>) {
+        let old = self.table.load();
+        let mut changed = served.len() != old.served.len();
+        let served = served
+            .into_iter()
+            .map(|mut new| {
+                let before = old.served.get(&new.name);
+                let same = before.is_some_and(|before| looks_the_same(before, &new));
+                changed |= !same;
+                new.sequence = before.map_or(0, |before| before.sequence) + u64::from(!same);
+                (new.name.clone(), Arc::new(new))
+            })
+            .collect();
+        let specs = specs.iter().map(|spec| (spec.name.clone(), spec.clone())).collect();
+        self.table.store(Arc::new(Table { served, specs, identity: Some(Arc::clone(identity)) }));
+        if changed {
+            self.generation.send_modify(|generation| *generation += 1);
+        }
+    }
+
+    fn upstream(&self, name: &str) -> Result<(Arc<Broker>, ObjectSpec, Arc<IdentityKey>)> {
+        let table = self.table.load();
+        let spec = table
+            .specs
+            .get(name)
+            .ok_or_else(|| Error::new(Code::UnknownName, format!("{name} is not declared for this pod")))?;
+        let stopping = || Error::new(Code::ShuttingDown, "Keyward is shutting down");
+        let identity = table.identity.clone().ok_or_else(stopping)?;
+        Ok((self.broker.upgrade().ok_or_else(stopping)?, spec.clone(), identity))
+    }
+
+    /// What a template or a key store needs besides the object itself comes from the table.
+    fn convert(&self, spec: &ObjectSpec, snapshot: &Snapshot) -> Result<Arc<Served>> {
+        let Source::Object(source) = &spec.source else { return Err(no_upstream(&spec.name)) };
+        let fetched = snapshot.fetched.as_ref().ok_or_else(|| {
+            snapshot.error.clone().unwrap_or_else(|| Error::new(Code::VaultUnavailable, "the object was not read yet"))
+        })?;
+        let password = match &source.password_from {
+            None => None,
+            Some(from) => Some(
+                self.get_quietly(from)
+                    .ok_or_else(|| Error::new(Code::UnknownName, format!("{from} is not declared for this pod")))?
+                    .value
+                    .clone()?,
+            ),
+        };
+        let mut value = convert(source, fetched, password.as_ref())?.value;
+        if spec.newline {
+            value = keyward_delivery::projection::with_newline(value);
+        }
+        Ok(Arc::new(Served {
+            name: spec.name.clone(),
+            value: Ok(value),
+            version: Some(fetched.version.clone()),
+            source: source.object.to_string(),
+            content_type: fetched.content_type.clone(),
+            created: fetched.created,
+            updated: fetched.updated,
+            expires: fetched.expires,
+            fetched: snapshot.confirmed,
+            state: snapshot.state,
+            error: snapshot.error.clone(),
+            sequence: snapshot.sequence,
+        }))
+    }
+
+    fn get_quietly(&self, name: &str) -> Option<Arc<Served>> {
+        self.table.load().served.get(name).cloned()
+    }
+}
+
+#[async_trait]
+impl SecretView for View {
+    fn get(&self, name: &str) -> Option<Arc<Served>> {
+        let found = self.get_quietly(name);
+        let outcome = match &found {
+            Some(served) if served.value.is_err() => Lookup::Refused,
+            Some(served) if served.state == State::Fresh => Lookup::Hit,
+            Some(_) => Lookup::Stale,
+            None => Lookup::Refused,
+        };
+        self.observer.event(&Event::Lookup { outcome });
+        found
+    }
+
+    fn list(&self) -> Vec<Arc<Served>> {
+        self.table.load().served.values().cloned().collect()
+    }
+
+    async fn version(&self, name: &str, version: &str) -> Result<Arc<Served>> {
+        let version = Version::parse(version)?;
+        if let Some(current) = self.get_quietly(name)
+            && current.version.as_ref() == Some(&version)
+        {
+            return Ok(current);
+        }
+        let (broker, spec, identity) = self.upstream(name)?;
+        let Source::Object(source) = &spec.source else { return Err(no_upstream(name)) };
+        let request = FetchRequest { object: source.object.at(version), parts: source.parts() };
+        let snapshot = broker.get(&ObjectKey { identity, request }).await?;
+        self.observer.event(&Event::Lookup { outcome: Lookup::Miss });
+        self.convert(&spec, &snapshot)
+    }
+
+    async fn refresh(&self, name: &str) -> Result<Arc<Served>> {
+        let (broker, spec, identity) = self.upstream(name)?;
+        let Source::Object(source) = &spec.source else { return Err(no_upstream(name)) };
+        let request = FetchRequest { object: source.object.clone(), parts: source.parts() };
+        let snapshot = broker.refresh(&ObjectKey { identity, request }).await?;
+        self.observer.event(&Event::Lookup { outcome: Lookup::Miss });
+        self.convert(&spec, &snapshot)
+    }
+
+    fn generation(&self) -> u64 {
+        *self.generation.borrow()
+    }
+
+    async fn changed(&self, seen: u64) {
+        // The sender lives as long as `self`, so waiting cannot fail.
+        let _ = self.generation.subscribe().wait_for(|now| *now != seen).await;
+    }
+}
+
+fn no_upstream(name: &str) -> Error {
+    Error::new(Code::ObjectInvalid, format!("{name} is a template: ask for the objects that it is made of"))
+}
+
+fn looks_the_same(old: &Served, new: &Served) -> bool {
+    old.state == new.state
+        && old.version == new.version
+        && old.error.as_ref().map(Error::code) == new.error.as_ref().map(Error::code)
+        && match (&old.value, &new.value) {
+            (Ok(old), Ok(new)) => old.same_as(new),
+            (Err(old), Err(new)) => old.code() == new.code(),
+            _ => false,
+        }
+}
