@@ -1,1 +1,196 @@
-//! projection
+//! From snapshots and declarations to a file tree and the values that the local API serves: a pure function.
+//!
+//! One entry's failure is its own: it keeps its last good conversion, and the others go on (promises 3 and 5).
+
+mod entry;
+mod places;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use keyward_core::spec::{FilePath, ObjectSource, ObjectSpec, Source};
+use keyward_core::{Error, Result, SecretBytes, Snapshot, Version};
+
+use crate::template::Inputs;
+use crate::tree::{File, Tree};
+use entry::{Memory, Outcome};
+use places::Places;
+
+/// Modes and owners of files whose declaration says nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Defaults {
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner; `None` leaves it to the process.
+    pub uid: Option<u32>,
+    /// Group; `None` leaves it to the process.
+    pub gid: Option<u32>,
+}
+
+/// One declared entry as it stands.
+#[derive(Clone)]
+pub struct Projected {
+    /// What the application calls it.
+    pub name: String,
+    /// What the file holds, a final newline added where the declaration asks for one; or why there is nothing. The
+    /// state of the snapshot (expired, revoked) is not judged here: files outlive it.
+    pub value: Result<SecretBytes>,
+    /// Its files: none, one, or the two of a pair.
+    pub files: Vec<(FilePath, File)>,
+    /// The version that the value comes from: the last that could be converted. `None` for templates.
+    pub version: Option<Version>,
+    /// Why the newest content is not what is shown, although an older value is.
+    pub error: Option<Error>,
+    /// What is suspicious about the value, for a warning in the log.
+    pub advice: Option<&'static str>,
+    /// Left out on purpose: `onRevoke: remove` applied.
+    pub removed: bool,
+    memory: Memory,
+}
+
+impl Projected {
+    /// Whether a reader of the file or the API sees the same bytes in both (modes and owners included).
+    #[must_use]
+    pub fn same_as(&self, other: &Self) -> bool {
+        let same_value = match (&self.value, &other.value) {
+            (Ok(a), Ok(b)) => a.same_as(b),
+            (Err(a), Err(b)) => a.code() == b.code(),
+            _ => false,
+        };
+        same_value
+            && self.files.len() == other.files.len()
+            && self.files.iter().zip(&other.files).all(|((path, a), (other_path, b))| {
+                path == other_path
+                    && (a.mode, a.uid, a.gid) == (b.mode, b.uid, b.gid)
+                    && a.content.same_as(&b.content)
+            })
+    }
+}
+
+/// All entries, in the order of their declaration, and the tree that they make together.
+#[derive(Clone, Default)]
+pub struct Projection {
+    /// The entries.
+    pub entries: Vec<Projected>,
+    /// Their files.
+    pub tree: Tree,
+    /// Entries that must be there (not `optional`, not removed on purpose) and have no value, each with the reason.
+    pub missing_required: Vec<(String, Error)>,
+}
+
+impl Projection {
+    /// The entry that the application calls `name`.
+    #[must_use]
+    pub fn entry(&self, name: &str) -> Option<&Projected> {
+        self.entries.iter().find(|entry| entry.name == name)
+    }
+}
+
+/// Projects `specs` over the snapshots that `snapshot_of` gives.
+///
+/// `previous` is the last projection: content that did not change is not converted again, and an entry whose new
+/// content cannot be converted, or is gone, keeps what it had as long as its declaration still has the same source.
+/// Objects come first, then those whose key store needs the password of another entry, then templates in the order of
+/// their declaration; a template sees objects and the templates before it, without the newline that `newline` adds.
+#[must_use]
+pub fn project(
+    specs: &[ObjectSpec],
+    snapshot_of: &dyn Fn(&ObjectSource) -> Option<Arc<Snapshot>>,
+    previous: Option<&Projection>,
+    defaults: &Defaults,
+) -> Projection {
+    let before: HashMap<&str, &Projected> = previous
+        .map(|previous| previous.entries.iter().map(|entry| (entry.name.as_str(), entry)).collect())
+        .unwrap_or_default();
+    let mut outcomes: Vec<Option<Outcome>> = specs.iter().map(|_| None).collect();
+    let mut inputs = Inputs::new();
+    let mut removed = Vec::new();
+    for stage in [Stage::Objects, Stage::Stores, Stage::Templates] {
+        let mut made = Vec::new();
+        for (index, spec) in specs.iter().enumerate().filter(|(_, spec)| Stage::of(&spec.source) == stage) {
+            let earlier = before.get(spec.name.as_str()).map(|entry| &entry.memory);
+            let outcome = match &spec.source {
+                Source::Object(source) => {
+                    entry::object(spec, source, snapshot_of(source).as_deref(), &inputs, earlier)
+                }
+                Source::Template(text) => entry::template(spec, text, &inputs, &removed, earlier),
+            };
+            if outcome.removed {
+                removed.push(spec.name.clone());
+            }
+            let input =
+                (spec.name.clone(), outcome.value.as_ref().map(|c| c.value.clone()).map_err(Error::clone));
+            // A store sees no other store, a template the templates before it.
+            if stage == Stage::Templates {
+                inputs.extend([input])
+            } else {
+                made.push(input)
+            }
+            outcomes[index] = Some(outcome);
+        }
+        inputs.extend(made);
+    }
+    assemble(specs, outcomes.into_iter().flatten(), defaults)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Objects,
+    Stores,
+    Templates,
+}
+
+impl Stage {
+    fn of(source: &Source) -> Self {
+        match source {
+            Source::Object(ObjectSource { password_from: None, .. }) => Self::Objects,
+            Source::Object(_) => Self::Stores,
+            Source::Template(_) => Self::Templates,
+        }
+    }
+}
+
+fn assemble(
+    specs: &[ObjectSpec],
+    outcomes: impl Iterator<Item = Outcome>,
+    defaults: &Defaults,
+) -> Projection {
+    let mut projection = Projection::default();
+    let mut places = Places::default();
+    for (spec, mut outcome) in specs.iter().zip(outcomes) {
+        let files = match &outcome.value {
+            Ok(converted) => places.claim(spec.files(), entry::contents(spec, converted)),
+            Err(_) => Ok(Vec::new()),
+        };
+        let files = files.unwrap_or_else(|error| {
+            outcome.value = Err(error);
+            Vec::new()
+        });
+        let value = outcome.value.map(|converted| entry::with_newline(spec, &converted.value));
+        if let Err(error) = &value
+            && !spec.optional
+            && !outcome.removed
+        {
+            projection.missing_required.push((spec.name.clone(), error.clone()));
+        }
+        let file = |content| File {
+            content,
+            mode: spec.mode.unwrap_or(defaults.mode),
+            uid: spec.uid.or(defaults.uid),
+            gid: spec.gid.or(defaults.gid),
+        };
+        let files: Vec<_> = files.into_iter().map(|(path, content)| (path, file(content))).collect();
+        projection.tree.files.extend(files.iter().cloned());
+        projection.entries.push(Projected {
+            name: spec.name.clone(),
+            value,
+            files,
+            version: outcome.version,
+            error: outcome.error,
+            advice: outcome.advice,
+            removed: outcome.removed,
+            memory: outcome.memory,
+        });
+    }
+    projection
+}
