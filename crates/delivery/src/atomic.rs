@@ -1,1 +1,266 @@
 //! The atomic directory: kubelet's `..data` layout beneath a directory descriptor.
+//!
+//! ```text
+//! ..kw_0000000000000007/         the generation that readers see: real files and directories
+//! ..data -> ..kw_0000000000000007
+//! password -> ..data/password    one link for each first element of a path
+//! db -> ..data/db
+//! ```
+//!
+//! A commit writes a whole generation that nobody may enter yet, makes the missing links (they dangle, so a new name
+//! does not exist until the swap), and renames a new `..data` over the old one: the one step that readers see. By path,
+//! every file of a tree appears, changes or goes in that instant. Links of files that went are deleted afterwards.
+//! A generation that was replaced stays readable for a grace period, because a reader may hold it open as a directory.
+
+mod generation;
+mod links;
+
+use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
+
+use keyward_core::{Code, Error, Result};
+use rustix::fs::{FileType, fstat};
+use rustix::io::retry_on_intr;
+
+use crate::beneath;
+use crate::tree::Tree;
+
+/// The link that readers go through.
+const DATA: &str = "..data";
+/// The next `..data`, for the moment before it is renamed.
+const DATA_NEXT: &str = "..data_tmp";
+/// Replaced generations that are kept at most, whatever the grace period says.
+const MOST_RETIRED: usize = 3;
+
+/// A directory whose content changes all at once or not at all. One writer at a time.
+pub struct AtomicDirectory {
+    directory: OwnedFd,
+    /// `S_ISGID` when the directory has it: every directory below then gets it too, and files inherit the group.
+    setgid: u32,
+    current: Option<u64>,
+    /// First elements of the paths of the current generation.
+    names: BTreeSet<String>,
+    /// What the current generation holds; `None` until compared with what is on disk.
+    tree: Option<Tree>,
+    retired: Vec<Retired>,
+    next: u64,
+    /// A link of ours may have been left behind.
+    untidy: bool,
+}
+
+struct Retired {
+    sequence: u64,
+    /// A sweep has seen it already; the next one removes it.
+    seen: bool,
+}
+
+/// What a commit did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Committed {
+    /// Readers see these very files already; nothing was written.
+    Unchanged,
+    /// Readers now see the new tree.
+    Swapped {
+        /// Files in it.
+        files: usize,
+        /// Its number, rising with each swap.
+        generation: u64,
+    },
+}
+
+impl AtomicDirectory {
+    /// Takes over a directory. What an earlier process committed stays as it is; what it left half done is removed.
+    ///
+    /// # Errors
+    /// `KW_FILE_SYSTEM` when it is no directory or cannot be listed.
+    pub fn open(directory: OwnedFd) -> Result<Self> {
+        let failed = |errno| beneath::failure(&format!("list {}", beneath::path_of(&directory)), errno);
+        let stat = retry_on_intr(|| fstat(&directory)).map_err(failed)?;
+        let entries = beneath::list(&directory).map_err(failed)?;
+        let mut generations: Vec<u64> =
+            entries.iter().filter_map(|(name, _)| generation::sequence(name)).collect();
+        generations.sort_unstable();
+        let target = beneath::link_target(&directory, DATA).map_err(failed)?;
+        let current = target.and_then(|target| generation::sequence(&target));
+        let (current, names) = match current {
+            Some(sequence) => match generation::names(&directory, sequence) {
+                Ok(names) => (Some(sequence), names),
+                Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => {
+                    (None, BTreeSet::new())
+                }
+                Err(errno) => return Err(failed(errno)),
+            },
+            None => (None, BTreeSet::new()),
+        };
+        // Below the current one: replaced, perhaps still read. Above it: never finished.
+        let next = generations.last().copied().max(current).unwrap_or(0) + 1;
+        let mut this = Self {
+            setgid: stat.st_mode & 0o2000,
+            directory,
+            current,
+            names,
+            tree: None,
+            retired: Vec::new(),
+            next,
+            untidy: true,
+        };
+        for sequence in generations.into_iter().filter(|sequence| Some(*sequence) != current) {
+            if current.is_some_and(|current| sequence < current) {
+                this.retired.push(Retired { sequence, seen: false });
+            } else {
+                this.discard(sequence);
+            }
+        }
+        this.tidy();
+        Ok(this)
+    }
+
+    /// Makes readers see `tree`, all of it at once. Writes nothing when they do already: on the first call after a
+    /// restart that is decided by reading what is on disk.
+    ///
+    /// # Errors
+    /// Whatever the error, readers keep the tree that they had. `KW_NO_SPACE` when the file system is full even without
+    /// the replaced generations; `KW_FILE_SYSTEM` naming the file otherwise, also when a name is taken by something
+    /// that is not ours, or an owner cannot be given.
+    pub fn commit(&mut self, tree: &Tree) -> Result<Committed> {
+        if self.holds(tree) {
+            links::create(&self.directory, &links::names(tree), &mut Vec::new())?;
+            return Ok(Committed::Unchanged);
+        }
+        let sequence = match self.stage(tree) {
+            Err(error) if error.code() == Code::NoSpace && !self.retired.is_empty() => {
+                // Room for a new value goes before the grace of an old one.
+                self.drop_retired(0);
+                self.stage(tree)?
+            }
+            staged => staged?,
+        };
+        if let Some(old) = self.current.replace(sequence) {
+            self.retired.push(Retired { sequence: old, seen: false });
+        }
+        let names = links::names(tree);
+        for gone in self.names.difference(&names) {
+            self.untidy |= links::remove(&self.directory, gone).is_err();
+        }
+        self.names = names;
+        self.tree = Some(tree.clone());
+        self.drop_retired(MOST_RETIRED);
+        Ok(Committed::Swapped { files: tree.files.len(), generation: sequence })
+    }
+
+    /// Removes the replaced generations that an earlier call has seen already. Called by a timer, it leaves each of
+    /// them readable for one to two periods. Also retries what could not be removed before.
+    pub fn sweep_old(&mut self) {
+        for retired in std::mem::take(&mut self.retired) {
+            if retired.seen {
+                self.discard(retired.sequence);
+            } else {
+                self.retired.push(Retired { seen: true, ..retired });
+            }
+        }
+        if self.untidy {
+            self.tidy();
+        }
+    }
+
+    /// Number of the generation that readers see; `None` before the first commit.
+    #[must_use]
+    pub fn current(&self) -> Option<u64> {
+        self.current
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn directory(&self) -> &OwnedFd {
+        &self.directory
+    }
+
+    /// Whether readers see `tree` now.
+    fn holds(&mut self, tree: &Tree) -> bool {
+        let Some(current) = self.current else { return false };
+        let target = beneath::link_target(&self.directory, DATA);
+        if target.ok().flatten() != Some(generation::name(current)) {
+            return false;
+        }
+        match &self.tree {
+            Some(known) => known.same_as(tree),
+            // What cannot be read cannot be trusted, and is written anew.
+            None if generation::holds(&self.directory, current, tree).unwrap_or(false) => {
+                self.tree = Some(tree.clone());
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Writes a generation and swaps it in, or leaves no trace.
+    fn stage(&mut self, tree: &Tree) -> Result<u64> {
+        let sequence = self.next;
+        self.next += 1;
+        let mut made = Vec::new();
+        let staged = generation::write(&self.directory, sequence, tree, self.setgid)
+            .and_then(|()| links::create(&self.directory, &links::names(tree), &mut made))
+            .and_then(|()| self.swap(sequence));
+        if let Err(error) = staged {
+            for name in made {
+                self.untidy |= links::remove(&self.directory, &name).is_err();
+            }
+            self.discard(sequence);
+            return Err(error);
+        }
+        Ok(sequence)
+    }
+
+    fn swap(&self, sequence: u64) -> Result<()> {
+        beneath::remove(&self.directory, DATA_NEXT)
+            .and_then(|()| beneath::link(&self.directory, DATA_NEXT, &generation::name(sequence)))
+            .and_then(|()| beneath::rename(&self.directory, DATA_NEXT, DATA))
+            .map_err(|errno| {
+                // Best effort: a link that stays is removed by the next swap or start.
+                let _ = beneath::remove(&self.directory, DATA_NEXT);
+                beneath::failure(&format!("replace {}/{DATA}", beneath::path_of(&self.directory)), errno)
+            })
+    }
+
+    /// Removes the oldest replaced generations until `keep` are left.
+    fn drop_retired(&mut self, keep: usize) {
+        let excess = self.retired.len().saturating_sub(keep);
+        for retired in self.retired.drain(..excess).collect::<Vec<_>>() {
+            self.discard(retired.sequence);
+        }
+    }
+
+    /// Removes a generation, or remembers it for the next sweep.
+    fn discard(&mut self, sequence: u64) {
+        if beneath::remove(&self.directory, &generation::name(sequence)).is_err() {
+            self.retired.push(Retired { sequence, seen: true });
+        }
+    }
+
+    /// Removes `..data_tmp` and links of ours to files that the current generation does not hold.
+    fn tidy(&mut self) {
+        let mut clean = beneath::remove(&self.directory, DATA_NEXT).is_ok();
+        match beneath::list(&self.directory) {
+            Ok(entries) => {
+                for (name, kind) in entries {
+                    if matches!(kind, FileType::Symlink | FileType::Unknown) && !self.names.contains(&name) {
+                        clean &= links::remove(&self.directory, &name).is_ok();
+                    }
+                }
+            }
+            Err(_) => clean = false,
+        }
+        self.untidy = !clean;
+    }
+}
+
+/// A name in the directory that is not ours.
+fn clash(directory: &OwnedFd, name: &str) -> Error {
+    Error::new(
+        Code::FileSystem,
+        format!(
+            "{}/{name} exists and was not made by Keyward; remove it, or write the object to another file",
+            beneath::path_of(directory)
+        ),
+    )
+}

@@ -1,6 +1,7 @@
 //! From snapshots to files: projection, content pipeline, atomic directory, tmpfs, notification.
 
 pub mod atomic;
+mod beneath;
 pub mod content;
 pub mod notify;
 pub mod projection;
