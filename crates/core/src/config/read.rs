@@ -198,13 +198,13 @@ fn identity(mut fields: Fields<'_>) -> Identity {
             }
         }),
         tenant_id: fields.parsed("tenantId", id),
-        token_file: absolute(&mut fields, "tokenFile"),
+        token_file: fields.parsed("tokenFile", check_path),
         authority_host: fields.parsed("authorityHost", |text| {
             check_origin(text).map(|()| text.trim_end_matches('/').to_owned())
         }),
-        secret_file: absolute(&mut fields, "secretFile"),
-        certificate_file: absolute(&mut fields, "certificateFile"),
-        certificate_password_file: absolute(&mut fields, "certificatePasswordFile"),
+        secret_file: fields.parsed("secretFile", check_path),
+        certificate_file: fields.parsed("certificateFile", check_path),
+        certificate_password_file: fields.parsed("certificatePasswordFile", check_path),
         send_chain: fields.flag("sendChain").unwrap_or_default(),
         metadata_endpoint: fields.parsed("metadataEndpoint", |text| {
             let plain =
@@ -263,7 +263,7 @@ fn vaults(fields: &mut Fields<'_>, mistakes: &Mistakes) -> Vec<Vault> {
 const VERSIONS: &[(&str, TlsVersion)] = &[("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)];
 
 fn tls(mut fields: Fields<'_>, mistakes: &Mistakes) -> Tls {
-    let extra_roots_file = absolute(&mut fields, "extraRootsFile");
+    let extra_roots_file = fields.parsed("extraRootsFile", check_path);
     let minimum_version = fields.choice("minimumVersion", VERSIONS).unwrap_or_default();
     let mut hosts = Vec::new();
     for (index, item) in fields.list("hosts").iter().enumerate() {
@@ -350,7 +350,7 @@ fn audit(fields: Option<Fields<'_>>) -> Audit {
     audit.fsync = fields.flag("fsync").unwrap_or_default();
     audit.deny_on_failure =
         fields.choice("onFailure", &[("allow", false), ("deny", true)]).unwrap_or_default();
-    audit.key_file = absolute(&mut fields, "keyFile");
+    audit.key_file = fields.parsed("keyFile", check_path);
     fields.finish();
     audit
 }
@@ -414,6 +414,14 @@ fn check_origin(text: &str) -> std::result::Result<(), String> {
 
 fn absolute(fields: &mut Fields<'_>, key: &'static str) -> Option<PathBuf> {
     fields.parsed(key, check_absolute)
+}
+
+/// A file that is only read may be named relative to the working directory.
+fn check_path(text: &str) -> std::result::Result<PathBuf, String> {
+    if text.is_empty() || text.len() > 4096 || text.contains('\0') {
+        return Err("must be a file's path".to_owned());
+    }
+    Ok(PathBuf::from(text))
 }
 
 fn check_absolute(text: &str) -> std::result::Result<PathBuf, String> {

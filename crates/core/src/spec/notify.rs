@@ -91,7 +91,7 @@ impl Notify {
         {
             Some(NotifyAction::Exec { command: exec.iter().map(|&word| word.to_owned()).collect() })
         } else {
-            if fields.has("exec") {
+            if fields.value("exec").is_some_and(serde_json::Value::is_array) {
                 fields.mistake("exec", "must be a list: the program, then its arguments");
             }
             None
