@@ -1,0 +1,74 @@
+use std::net::SocketAddr;
+
+use crate::ProxySettings;
+
+/// The lowest TLS version that a host may speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum TlsFloor {
+    /// TLS 1.2, which an administrator has to ask for. 1.3 is still preferred.
+    Tls12,
+    /// TLS 1.3, the default.
+    Tls13,
+}
+
+impl TlsFloor {
+    /// Reads `1.2` or `1.3`, as written in `tls.minimumVersion`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "1.2" => Some(Self::Tls12),
+            "1.3" => Some(Self::Tls13),
+            _ => None,
+        }
+    }
+}
+
+/// What an administrator says about outbound connections.
+#[derive(Clone)]
+pub struct EgressSettings {
+    /// Roots to trust beside the compiled-in ones, PEM.
+    pub extra_roots_pem: Option<Vec<u8>>,
+    /// The floor for hosts that [`Self::host_floors`] does not name.
+    pub minimum_tls: TlsFloor,
+    /// Floors for single hosts, by name without a port.
+    pub host_floors: Vec<(String, TlsFloor)>,
+    /// Fixed addresses for named hosts, for private endpoints and emulators. Such a host is not asked for in DNS, not
+    /// reached through the proxy, and may be local. The address's port stands unless the URL names one.
+    pub resolve: Vec<(String, SocketAddr)>,
+    /// The proxy for HTTPS, if any. Plain HTTP (metadata service, loopback) never uses one.
+    pub proxy: ProxySettings,
+    /// Whether names and addresses that lead to loopback, link-local or unspecified addresses are refused.
+    pub refuse_local_addresses: bool,
+    /// Hosts, by name without a port, that [`Self::refuse_local_addresses`] does not concern.
+    pub local_hosts: Vec<String>,
+    /// Connections to one vault, and so requests in flight, while it speaks HTTP/1.1; at least 1.
+    pub max_connections_http1: usize,
+    /// Requests in flight to one vault that speaks HTTP/2; at least 1.
+    pub max_streams_http2: usize,
+}
+
+impl Default for EgressSettings {
+    fn default() -> Self {
+        Self {
+            extra_roots_pem: None,
+            minimum_tls: TlsFloor::Tls13,
+            host_floors: Vec::new(),
+            resolve: Vec::new(),
+            proxy: ProxySettings::none(),
+            refuse_local_addresses: false,
+            local_hosts: Vec::new(),
+            max_connections_http1: 16,
+            max_streams_http2: 100,
+        }
+    }
+}
+
+impl EgressSettings {
+    /// The floor of one host.
+    pub(crate) fn floor(&self, host: &str) -> TlsFloor {
+        self.host_floors
+            .iter()
+            .find(|(name, _)| name.eq_ignore_ascii_case(host))
+            .map_or(self.minimum_tls, |(_, floor)| *floor)
+    }
+}
