@@ -193,6 +193,8 @@ codes! {
     CallerRefused = "KW_CALLER_REFUSED", PermissionDenied, Caller;
     /// The caller asks too often.
     RateLimited = "KW_RATE_LIMITED", ResourceExhausted, Caller;
+    /// A limit of the local API is exceeded: connections, watches, or the size of a message.
+    LimitExceeded = "KW_LIMIT_EXCEEDED", ResourceExhausted, Caller;
     /// The path is not tmpfs and none may be mounted.
     TmpfsRequired = "KW_TMPFS_REQUIRED", System, FileSystem;
     /// The tmpfs is full.
