@@ -1,0 +1,178 @@
+use std::sync::Arc;
+
+use keyward_core::observe::{Event, Lookup, Observer};
+use keyward_core::{Clock, IdentityKey, ObjectKey, Provider, Result, Snapshot};
+
+use crate::freshness::History;
+use crate::settings::{BrokerSettings, Saved, WatchItem};
+use crate::shared::Shared;
+use crate::watch::Watch;
+
+/// Holds what was read, reads what is asked for, and keeps current what is watched.
+///
+/// Must be used inside a tokio runtime with time enabled. Nothing is checked on a schedule unless [`Broker::run`] runs.
+pub struct Broker {
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl Broker {
+    /// A broker that holds nothing. `seed` decides jitter; give each process its own.
+    #[must_use]
+    pub fn new(
+        settings: BrokerSettings,
+        clock: Arc<dyn Clock>,
+        observer: Arc<dyn Observer>,
+        seed: u64,
+    ) -> Arc<Self> {
+        Arc::new(Self { shared: Arc::new(Shared::new(settings, clock, observer, seed)) })
+    }
+
+    /// Replaces the settings. A shorter interval applies at once, a longer one after the next check of each object.
+    pub fn configure(&self, settings: BrokerSettings) {
+        let (now, capacity) = (self.shared.clock.boot(), settings.capacity_bytes);
+        let soonest = keyward_core::backoff::jitter(settings.interval, settings.jitter, self.shared.random());
+        let shorter = settings.interval < self.shared.settings.load().interval;
+        self.shared.settings.store(Arc::new(settings));
+        let mut cache = self.shared.cache.write();
+        cache.evict(capacity);
+        for entry in cache.all().iter().filter(|entry| shorter && !entry.is_pinned()) {
+            let mut memory = entry.memory();
+            if memory.refresh().is_none() {
+                memory.due = memory.due.min(now + soonest);
+            }
+        }
+        drop(cache);
+        self.shared.wake.notify_one();
+    }
+
+    /// Reads as `identity` through `provider` from now on. What failed before is tried again at once.
+    pub fn attach(&self, identity: Arc<IdentityKey>, provider: Arc<dyn Provider>) {
+        self.shared.set_provider(&identity, Some(provider));
+        self.shared.vaults.forget_denials(&identity);
+        let now = self.shared.clock.boot();
+        for entry in self.shared.cache.read().all().iter().filter(|entry| entry.key.identity == identity) {
+            let mut memory = entry.memory();
+            memory.negative_until = now;
+            if memory.flight.is_none() && (memory.history.failures() > 0 || !memory.history.held()) {
+                memory.due = now;
+            }
+        }
+        self.shared.wake.notify_one();
+    }
+
+    /// Reads no longer as `identity`. What is held stays and ages.
+    pub fn detach(&self, identity: &Arc<IdentityKey>) {
+        self.shared.set_provider(identity, None);
+    }
+
+    /// Takes in values that outlived a restart of Keyward. They are stale, as old as they were before, until the
+    /// provider confirms them; they never replace a value that this broker read itself. Nothing that is not watched or
+    /// asked for soon stays.
+    pub fn restore(&self, entries: Vec<Saved>) {
+        let (now, wall) = (self.shared.clock.boot(), self.shared.clock.wall());
+        let mut cache = self.shared.cache.write();
+        for Saved { key, fetched, confirmed_wall } in entries {
+            let entry = cache.get_or_insert(&key, now);
+            let mut memory = entry.memory();
+            if memory.history.held() {
+                continue;
+            }
+            memory.history = History::restored(now, wall.saturating_sub(confirmed_wall));
+            memory.due = now;
+            let state = memory.history.state(now, self.shared.settings.load().max_stale);
+            entry.publish(Arc::new(Snapshot {
+                state,
+                fetched: Some(fetched),
+                confirmed: Some(confirmed_wall),
+                confirmed_boot: memory.history.confirmed_at(),
+                sequence: self.shared.next_sequence(),
+                ..(*entry.snapshot()).clone()
+            }));
+            memory.signal();
+            drop(memory);
+            cache.weigh(&entry);
+        }
+    }
+
+    /// What is served now and should outlive a restart: every watched value but the revoked ones, which a restart must
+    /// not give back.
+    #[must_use]
+    pub fn export(&self) -> Vec<Saved> {
+        let entries = self.shared.cache.read().all();
+        entries
+            .iter()
+            .filter(|entry| entry.is_watched())
+            .filter_map(|entry| saved(&entry.snapshot()))
+            .collect()
+    }
+
+    /// Keeps `items` current for as long as the watch lives. Those that are not at hand are read at once, in parallel.
+    #[must_use]
+    pub fn watch(self: &Arc<Self>, items: Vec<WatchItem>) -> Watch {
+        Watch::begin(&self.shared, items)
+    }
+
+    /// The object as promise 3's table gives it to a reader: from memory when it is held and current enough, otherwise
+    /// read, by one read for all who ask at the same time. On a hit nothing is waited for.
+    ///
+    /// # Errors
+    /// `KW_STALE_LIMIT` when checks fail for longer than `max_stale`; the definite no when it held for long enough; for
+    /// an object never read, what the provider says, repeated from memory for a moment.
+    pub async fn get(&self, key: &ObjectKey) -> Result<Arc<Snapshot>> {
+        let held = self.shared.cache.read().get(key).and_then(|entry| self.shared.answer(entry));
+        let (given, outcome) = match held {
+            Some(answer) => answer,
+            None => {
+                let entry = self.shared.entry(key);
+                let read = self.shared.read(&entry).await;
+                let given = match read {
+                    Ok(snapshot) => Ok(snapshot),
+                    Err(error) => {
+                        let snapshot = entry.snapshot();
+                        if snapshot.fetched.is_some() {
+                            self.shared.serve(snapshot, self.shared.clock.boot())
+                        } else {
+                            Err(error)
+                        }
+                    }
+                };
+                let outcome = if given.is_ok() { Lookup::Miss } else { Lookup::Refused };
+                (given, outcome)
+            }
+        };
+        self.shared.observer.event(&Event::Lookup { outcome });
+        given
+    }
+
+    /// Reads the object by a read that begins after this call; those who ask at the same time share it.
+    ///
+    /// # Errors
+    /// What the provider says; what is served stays as promise 3's table has it.
+    pub async fn refresh(&self, key: &ObjectKey) -> Result<Arc<Snapshot>> {
+        let entry = self.shared.entry(key);
+        self.shared.read_afresh(&entry).await
+    }
+
+    /// The object as it stands, whatever its state; `None` when nothing is known of it. Asks nobody.
+    #[must_use]
+    pub fn peek(&self, key: &ObjectKey) -> Option<Arc<Snapshot>> {
+        self.shared.cache.read().get(key).map(|entry| entry.snapshot())
+    }
+
+    /// Bytes that all held objects cost, roughly.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        self.shared.cache.read().weight()
+    }
+}
+
+fn saved(snapshot: &Snapshot) -> Option<Saved> {
+    if snapshot.state == keyward_core::State::Revoked {
+        return None;
+    }
+    Some(Saved {
+        key: snapshot.key.clone(),
+        fetched: snapshot.fetched.clone()?,
+        confirmed_wall: snapshot.confirmed?,
+    })
+}

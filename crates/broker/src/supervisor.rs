@@ -1,0 +1,168 @@
+//! Rotation: checks what is due, all objects of a vault together, and sleeps until the next.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use keyward_core::State;
+use keyward_core::observe::Event;
+
+use crate::Broker;
+use crate::check::check;
+use crate::entry::Entry;
+use crate::shared::Shared;
+use crate::vault::GroupKey;
+
+/// An object that nobody watches or asked for during this time is dropped.
+const UNUSED: Duration = Duration::from_secs(15 * 60);
+
+impl Broker {
+    /// Keeps watched objects current; never returns. Drop or abort it to stop. It sleeps on the runtime's clock, which
+    /// stands still while the machine is suspended, so that after a resume the first check may be up to one interval
+    /// late; ages are measured on the boot clock and are right at once.
+    pub async fn run(self: Arc<Self>) {
+        let shared = &self.shared;
+        let mut checks = FuturesUnordered::new();
+        let mut checking = HashSet::new();
+        let mut told = None;
+        loop {
+            let agenda = shared.agenda(&checking);
+            for (group, entries) in agenda.due {
+                checking.insert(group.clone());
+                checks.push(async {
+                    check(shared, &group, entries).await;
+                    group
+                });
+            }
+            if told != Some(agenda.states) {
+                told = Some(agenda.states);
+                let [fresh, stale, refused, pending] = agenda.states;
+                shared.observer.event(&Event::States { fresh, stale, refused, pending });
+            }
+            tokio::select! {
+                biased;
+                Some(group) = checks.next(), if !checks.is_empty() => { checking.remove(&group); }
+                () = shared.wake.notified() => {}
+                () = sleep_until(shared, agenda.next) => {}
+            }
+        }
+    }
+}
+
+/// What to do now, and when to look again.
+struct Agenda {
+    due: Vec<(GroupKey, Vec<Arc<Entry>>)>,
+    next: Option<Duration>,
+    /// Watched objects that are fresh, stale, refused, pending.
+    states: [usize; 4],
+}
+
+impl Shared {
+    fn agenda(&self, checking: &HashSet<GroupKey>) -> Agenda {
+        let now = self.clock.boot();
+        let unused = now.saturating_sub(UNUSED);
+        let entries = self.cache.read().all();
+        if entries.iter().any(|entry| entry.is_idle() && entry.used() < unused) {
+            self.cache.write().sweep(unused);
+        }
+        self.forget_vaults(&entries);
+
+        let mut states = [0; 4];
+        let mut next: Option<Duration> = None;
+        let mut wake_at = |at: Duration| next = Some(next.map_or(at, |next| next.min(at)));
+        let mut groups: BTreeMap<GroupKey, Vec<Planned>> = BTreeMap::new();
+        for entry in entries {
+            if !entry.is_watched() {
+                if entry.is_idle() && entry.used() >= unused {
+                    wake_at(entry.used() + UNUSED + Duration::from_millis(1));
+                }
+                continue;
+            }
+            let planned = self.plan_entry(entry, now);
+            if let Some(expires) = planned.expires {
+                wake_at(expires);
+            }
+            states[match planned.entry.snapshot().state {
+                State::Fresh => 0,
+                State::Stale => 1,
+                State::Expired | State::Revoked => 2,
+                State::Pending => 3,
+            }] += 1;
+            groups.entry(planned.entry.group()).or_default().push(planned);
+        }
+
+        let mut due = Vec::new();
+        for (group, planned) in groups {
+            if checking.contains(&group) {
+                continue;
+            }
+            if planned.iter().all(|planned| planned.due > now) {
+                planned.iter().for_each(|planned| wake_at(planned.due));
+                continue;
+            }
+            let horizon = now + ahead(&planned, now);
+            let now_due =
+                planned.into_iter().filter(|planned| planned.due <= horizon).map(|planned| planned.entry);
+            due.push((group, now_due.collect()));
+        }
+        Agenda { due, next, states }
+    }
+
+    /// Lets the entry expire if it is time, and says when it is due.
+    fn plan_entry(&self, entry: Arc<Entry>, now: Duration) -> Planned {
+        self.reassess(&entry, now);
+        let settings = self.settings.load();
+        let memory = entry.memory();
+        let expires = memory.history.expires_at(settings.max_stale).map(|at| at + Duration::from_millis(1));
+        let planned = Planned {
+            due: memory.due,
+            every: memory.refresh().unwrap_or(settings.interval),
+            steady: memory.history.failures() == 0,
+            expires: expires.filter(|at| *at > now),
+            entry: entry.clone(),
+        };
+        drop(memory);
+        planned
+    }
+
+    /// Forgets vaults of which nothing is held any more.
+    fn forget_vaults(&self, entries: &[Arc<Entry>]) {
+        let mut held: HashMap<_, ()> = HashMap::new();
+        for entry in entries {
+            held.insert((entry.key.identity.clone(), entry.key.request.object.host().clone()), ());
+        }
+        if self.vaults.len() > held.len() {
+            self.vaults.retain(|key| held.contains_key(key));
+        }
+    }
+}
+
+struct Planned {
+    entry: Arc<Entry>,
+    due: Duration,
+    every: Duration,
+    steady: bool,
+    expires: Option<Duration>,
+}
+
+/// How far ahead of time the others of a group are checked along, so that one check covers all: half the shortest
+/// interval. A failing object that is tried again soon takes nobody along.
+fn ahead(group: &[Planned], now: Duration) -> Duration {
+    if group.iter().any(|planned| planned.steady && planned.due <= now) {
+        group.iter().map(|planned| planned.every).min().unwrap_or_default() / 2
+    } else {
+        Duration::ZERO
+    }
+}
+
+async fn sleep_until(shared: &Shared, at: Option<Duration>) {
+    match at {
+        Some(at) => {
+            let wait = at.saturating_sub(shared.clock.boot());
+            tokio::time::sleep(wait.max(Duration::from_millis(1))).await;
+        }
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,136 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use keyward_core::{Snapshot, State};
+use tokio::sync::watch;
+
+use crate::entry::{Entry, Lease};
+use crate::settings::WatchItem;
+use crate::shared::Shared;
+
+/// A lease on some objects: they stay in memory and are kept current until it is dropped.
+///
+/// Changes coalesce to a number, so that a slow subscriber costs nothing and delays nobody: it sees the newest state
+/// whenever it looks.
+pub struct Watch {
+    id: u64,
+    shared: Arc<Shared>,
+    entries: Vec<Arc<Entry>>,
+    seen: watch::Receiver<u64>,
+}
+
+/// Getting ready is a courtesy to the reads; they do not wait for it longer than this.
+const WARM_UP: Duration = Duration::from_secs(30);
+
+impl Watch {
+    pub(crate) fn begin(shared: &Arc<Shared>, items: Vec<WatchItem>) -> Self {
+        let id = shared.watches.fetch_add(1, Ordering::Relaxed);
+        let (generation, seen) = watch::channel(0);
+        let generation = Arc::new(generation);
+        let now = shared.clock.boot();
+        let interval = shared.settings.load().interval;
+        let mut entries: Vec<Arc<Entry>> = Vec::with_capacity(items.len());
+        let mut missing = Vec::new();
+        let mut cache = shared.cache.write();
+        for WatchItem { key, refresh } in items {
+            let entry = cache.get_or_insert(&key, now);
+            let mut memory = entry.memory();
+            let lease = Lease { watch: id, refresh, generation: generation.clone() };
+            let again = entries.iter().any(|known| Arc::ptr_eq(known, &entry));
+            if entry.lease(&mut memory, lease) {
+                let host = key.request.object.host();
+                shared.vaults.with(&key.identity, host, |vault| vault.watched += 1);
+                let current = entry.snapshot().state == State::Fresh && memory.due > now;
+                if !current && memory.negative_until <= now {
+                    missing.push(entry.clone());
+                    memory.due = now + interval;
+                }
+            }
+            memory.due = memory.due.min(now + refresh.unwrap_or(interval));
+            drop(memory);
+            if !again {
+                entries.push(entry);
+            }
+        }
+        drop(cache);
+        fetch(shared, missing);
+        shared.wake.notify_one();
+        Self { id, shared: shared.clone(), entries, seen }
+    }
+
+    /// Returns when every object was tried once, well or not. A value that outlived a restart needs no try: it can be
+    /// served while the provider is away.
+    pub async fn ready(&self) {
+        let mut seen = self.seen.clone();
+        while !self.entries.iter().all(|entry| entry.is_tried()) {
+            if seen.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The objects as they stand, in the order they were asked for.
+    #[must_use]
+    pub fn snapshots(&self) -> Vec<Arc<Snapshot>> {
+        self.entries.iter().map(|entry| entry.snapshot()).collect()
+    }
+
+    /// Returns when something changed since the last return: content, a state, or a first try that failed. May be
+    /// dropped and called again without losing a change.
+    pub async fn changed(&mut self) {
+        if self.seen.changed().await.is_err() {
+            // Only when nothing is watched: then nothing ever changes.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// A number that grows with every change.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        *self.seen.borrow()
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let now = self.shared.clock.boot();
+        for entry in &self.entries {
+            let mut memory = entry.memory();
+            if !entry.release(&mut memory, self.id) {
+                continue;
+            }
+            entry.touch(now);
+            let host = entry.key.request.object.host();
+            let turned = self.shared.vaults.with(&entry.key.identity, host, |vault| {
+                vault.watched = vault.watched.saturating_sub(1);
+                vault.refusals.cleared(entry.id);
+                vault.storm_turned()
+            });
+            self.shared.tell_storm(host, turned);
+        }
+        self.shared.wake.notify_one();
+    }
+}
+
+/// Reads `entries` in parallel, after one warm-up for each vault and identity, so that challenge, token and connection
+/// are fetched once and not by each read.
+fn fetch(shared: &Arc<Shared>, entries: Vec<Arc<Entry>>) {
+    let mut vaults: BTreeMap<_, Vec<Arc<Entry>>> = BTreeMap::new();
+    for entry in entries {
+        let vault = (entry.key.identity.clone(), entry.key.request.object.host().clone());
+        vaults.entry(vault).or_default().push(entry);
+    }
+    for ((identity, host), entries) in vaults {
+        let shared = shared.clone();
+        tokio::spawn(async move {
+            if let Some(provider) = shared.provider(&identity) {
+                let _ = tokio::time::timeout(WARM_UP, provider.warm_up(&host)).await;
+            }
+            for entry in entries {
+                shared.fly(&entry);
+            }
+        });
+    }
+}
