@@ -1,4 +1,8 @@
 use std::net::SocketAddr;
+use std::path::Path;
+
+use keyward_core::config::{Config, TlsVersion};
+use keyward_core::{Code, Error, Result};
 
 use crate::ProxySettings;
 
@@ -64,6 +68,47 @@ impl Default for EgressSettings {
 }
 
 impl EgressSettings {
+    /// What a configuration says, with proxies from the standard variables. Reads `tls.extraRootsFile`.
+    ///
+    /// # Errors
+    /// `KW_CONFIG_INVALID` when that file cannot be read.
+    pub fn from_config(config: &Config, vars: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
+        let floor = |version| match version {
+            TlsVersion::V1_2 => TlsFloor::Tls12,
+            TlsVersion::V1_3 => TlsFloor::Tls13,
+        };
+        Ok(Self {
+            extra_roots_pem: config.tls.extra_roots_file.as_deref().map(Self::read_roots).transpose()?,
+            minimum_tls: floor(config.tls.minimum_version),
+            host_floors: config
+                .tls
+                .hosts
+                .iter()
+                .map(|(host, version)| (host.clone(), floor(*version)))
+                .collect(),
+            resolve: config
+                .vaults
+                .iter()
+                .filter_map(|vault| Some((vault.host.name().to_owned(), vault.address?)))
+                .collect(),
+            proxy: ProxySettings::from_vars(vars),
+            ..Self::default()
+        })
+    }
+
+    /// Reads a file of trust anchors.
+    ///
+    /// # Errors
+    /// `KW_CONFIG_INVALID` naming the file.
+    pub fn read_roots(path: &Path) -> Result<Vec<u8>> {
+        std::fs::read(path).map_err(|error| {
+            Error::new(
+                Code::ConfigInvalid,
+                format!("tls.extraRootsFile {} cannot be read: {error}", path.display()),
+            )
+        })
+    }
+
     /// The floor of one host.
     pub(crate) fn floor(&self, host: &str) -> TlsFloor {
         self.host_floors

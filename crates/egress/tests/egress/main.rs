@@ -1,0 +1,57 @@
+//! The outbound client against servers with a CA of their own.
+
+mod gate;
+mod limits;
+mod origin;
+mod proxy;
+mod server;
+mod tls;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method};
+use keyward_core::observe::{Event, Observer, Silent};
+use keyward_core::{Result, SystemClock, VaultHost};
+use keyward_egress::{Egress, EgressSettings, Request, Response, Target, VaultTransport};
+use parking_lot::Mutex;
+use server::{Authority, Server};
+use url::Url;
+
+pub const VAULT: &str = "shop.vault.test";
+
+/// Settings that lead [`VAULT`] to `server` and trust `authority`.
+pub fn settings(authority: &Authority, server: &Server) -> EgressSettings {
+    EgressSettings {
+        extra_roots_pem: Some(authority.pem.clone()),
+        resolve: vec![(VAULT.to_owned(), server.address)],
+        ..EgressSettings::default()
+    }
+}
+
+pub fn egress(settings: EgressSettings) -> Arc<Egress> {
+    Egress::new(settings, Arc::new(SystemClock), Arc::new(Silent)).unwrap()
+}
+
+pub fn transport(egress: &Arc<Egress>) -> Arc<VaultTransport> {
+    egress.vault_transport(&VaultHost::parse(VAULT).unwrap())
+}
+
+pub async fn vault_get(transport: &VaultTransport, path: &str) -> Result<Response> {
+    let url = Url::parse(&format!("https://{VAULT}{path}")).unwrap();
+    transport.send(Method::GET, &url, HeaderMap::new(), Bytes::new()).await
+}
+
+pub fn get(url: &str) -> Request {
+    Request::new(Target::Token, Method::GET, Url::parse(url).unwrap())
+}
+
+/// Keeps every event.
+#[derive(Default)]
+pub struct Recorder(pub Mutex<Vec<Event>>);
+
+impl Observer for Recorder {
+    fn event(&self, event: &Event) {
+        self.0.lock().push(*event);
+    }
+}
