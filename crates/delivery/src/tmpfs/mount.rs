@@ -29,7 +29,7 @@ pub struct MountInfo {
 
 impl MountInfo {
     /// The mount that `directory` is on, from `/proc/self/mountinfo`; without /proc only its type is known.
-    pub(super) fn of(directory: &OwnedFd) -> Self {
+    pub(crate) fn of(directory: &OwnedFd) -> Self {
         let known = retry_on_intr(|| statx(directory, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID))
             .ok()
             .filter(|known| known.stx_mask & StatxFlags::MNT_ID.bits() != 0);
@@ -42,7 +42,7 @@ impl MountInfo {
         }
     }
 
-    pub(super) fn is_tmpfs(&self) -> bool {
+    pub(crate) fn is_tmpfs(&self) -> bool {
         self.kind == "tmpfs"
     }
 
