@@ -76,7 +76,7 @@ mod tests {
             buffer
                 .as_ref()
                 .chunks(100)
-                .zip(0u8..)
+                .zip(0u8..=255)
                 .all(|(bytes, value)| bytes.iter().all(|byte| *byte == value))
         );
     }

@@ -18,10 +18,10 @@ use parking_lot::Mutex;
 use server::{Authority, Server};
 use url::Url;
 
-pub const VAULT: &str = "shop.vault.test";
+pub(crate) const VAULT: &str = "shop.vault.test";
 
 /// Settings that lead [`VAULT`] to `server` and trust `authority`.
-pub fn settings(authority: &Authority, server: &Server) -> EgressSettings {
+pub(crate) fn settings(authority: &Authority, server: &Server) -> EgressSettings {
     EgressSettings {
         extra_roots_pem: Some(authority.pem.clone()),
         resolve: vec![(VAULT.to_owned(), server.address)],
@@ -29,26 +29,26 @@ pub fn settings(authority: &Authority, server: &Server) -> EgressSettings {
     }
 }
 
-pub fn egress(settings: EgressSettings) -> Arc<Egress> {
+pub(crate) fn egress(settings: EgressSettings) -> Arc<Egress> {
     Egress::new(settings, Arc::new(SystemClock), Arc::new(Silent)).unwrap()
 }
 
-pub fn transport(egress: &Arc<Egress>) -> Arc<VaultTransport> {
+pub(crate) fn transport(egress: &Arc<Egress>) -> Arc<VaultTransport> {
     egress.vault_transport(&VaultHost::parse(VAULT).unwrap())
 }
 
-pub async fn vault_get(transport: &VaultTransport, path: &str) -> Result<Response> {
+pub(crate) async fn vault_get(transport: &VaultTransport, path: &str) -> Result<Response> {
     let url = Url::parse(&format!("https://{VAULT}{path}")).unwrap();
     transport.send(Method::GET, &url, HeaderMap::new(), Bytes::new()).await
 }
 
-pub fn get(url: &str) -> Request {
+pub(crate) fn get(url: &str) -> Request {
     Request::new(Target::Token, Method::GET, Url::parse(url).unwrap())
 }
 
 /// Keeps every event.
 #[derive(Default)]
-pub struct Recorder(pub Mutex<Vec<Event>>);
+pub(crate) struct Recorder(pub(crate) Mutex<Vec<Event>>);
 
 impl Observer for Recorder {
     fn event(&self, event: &Event) {

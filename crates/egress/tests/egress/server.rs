@@ -20,16 +20,16 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-pub type Answer = http::Response<BoxBody<Bytes, std::io::Error>>;
+pub(crate) type Answer = http::Response<BoxBody<Bytes, std::io::Error>>;
 
 /// A certificate authority made for one test.
-pub struct Authority {
+pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    pub pem: Vec<u8>,
+    pub(crate) pem: Vec<u8>,
 }
 
 impl Authority {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -37,7 +37,7 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
-    pub fn server(&self, names: &[&str]) -> Setup {
+    pub(crate) fn server(&self, names: &[&str]) -> Setup {
         let key = KeyPair::generate().unwrap();
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
         let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &self.issuer).unwrap();
@@ -52,7 +52,7 @@ impl Authority {
 }
 
 /// What a server offers.
-pub struct Setup {
+pub(crate) struct Setup {
     chain: Vec<rustls_pki_types::CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
     versions: &'static [&'static rustls::SupportedProtocolVersion],
@@ -60,13 +60,13 @@ pub struct Setup {
 }
 
 impl Setup {
-    pub fn tls12_only(mut self) -> Self {
+    pub(crate) fn tls12_only(mut self) -> Self {
         static TLS12_ONLY: [&rustls::SupportedProtocolVersion; 1] = [&rustls::version::TLS12];
         self.versions = &TLS12_ONLY;
         self
     }
 
-    pub fn http1_only(mut self) -> Self {
+    pub(crate) fn http1_only(mut self) -> Self {
         self.alpn = &[b"http/1.1"];
         self
     }
@@ -84,7 +84,7 @@ impl Setup {
     }
 
     /// Serves HTTP until the test ends.
-    pub async fn http<F, R>(self, handler: F) -> Server
+    pub(crate) async fn http<F, R>(self, handler: F) -> Server
     where
         F: Fn(http::Request<Incoming>) -> R + Clone + Send + Sync + 'static,
         R: Future<Output = Answer> + Send + 'static,
@@ -105,7 +105,7 @@ impl Setup {
     }
 
     /// Hands each TLS connection to `each`.
-    pub async fn raw<F>(self, each: F) -> Server
+    pub(crate) async fn raw<F>(self, each: F) -> Server
     where
         F: Fn(TlsStream<TcpStream>) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync + 'static,
     {
@@ -136,23 +136,23 @@ impl Setup {
 }
 
 /// A running server.
-pub struct Server {
-    pub address: SocketAddr,
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
     connections: Arc<AtomicUsize>,
-    pub server_names: Arc<Mutex<Vec<String>>>,
+    pub(crate) server_names: Arc<Mutex<Vec<String>>>,
 }
 
 impl Server {
-    pub fn connections(&self) -> usize {
+    pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
 }
 
-pub fn json(status: u16, body: &str) -> Answer {
+pub(crate) fn json(status: u16, body: &str) -> Answer {
     answer(status, "application/json; charset=utf-8", body)
 }
 
-pub fn answer(status: u16, content_type: &str, body: &str) -> Answer {
+pub(crate) fn answer(status: u16, content_type: &str, body: &str) -> Answer {
     let body = Full::new(Bytes::copy_from_slice(body.as_bytes())).map_err(|never| match never {}).boxed();
     http::Response::builder().status(status).header("content-type", content_type).body(body).unwrap()
 }
