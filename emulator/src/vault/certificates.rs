@@ -177,14 +177,8 @@ pub(crate) struct NewCertificate {
 pub(crate) fn read_import(body: &[u8]) -> Result<(KeyedChain, NewCertificate), VaultError> {
     let body = Body::parse(body)?;
     let value = body.value.ok_or_else(|| VaultError::bad_parameter("Property value is missing."))?;
-    let keyed = if value.contains("-----BEGIN") {
-        KeyedChain::from_pem(&value)
-    } else {
-        let pfx =
-            STANDARD.decode(value.trim()).map_err(|_| "The specified content is neither PEM nor base64.");
-        pfx.and_then(|pfx| KeyedChain::from_pfx(&pfx, body.pwd.as_deref().unwrap_or_default()))
-    }
-    .map_err(VaultError::bad_parameter)?;
+    let password = body.pwd.as_deref().unwrap_or_default();
+    let keyed = read_content(&value, password).map_err(VaultError::bad_parameter)?;
     let keyed = if body.preserve_cert_order == Some(true) { keyed } else { keyed.leaf_first() };
     let mut policy = Policy::new(body.policy);
     policy.complete(&keyed, true);
@@ -196,6 +190,18 @@ pub(crate) fn read_import(body: &[u8]) -> Result<(KeyedChain, NewCertificate), V
         is_import: true,
     };
     Ok((keyed, new))
+}
+
+/// PEM text, PEM in base64 (some SDKs encode whatever they are given), or a PFX in base64.
+fn read_content(value: &str, password: &str) -> Result<KeyedChain, &'static str> {
+    if value.contains("-----BEGIN") {
+        return KeyedChain::from_pem(value);
+    }
+    let bytes = STANDARD.decode(value.trim()).map_err(|_| "The specified content is neither PEM nor base64.")?;
+    match std::str::from_utf8(&bytes) {
+        Ok(text) if text.contains("-----BEGIN") => KeyedChain::from_pem(text),
+        _ => KeyedChain::from_pfx(&bytes, password),
+    }
 }
 
 /// A creation: the operation to remember and, when the vault signs by itself, the certificate.
