@@ -191,6 +191,8 @@ codes! {
     UnknownName = "KW_UNKNOWN_NAME", NotFound, Caller;
     /// The caller's uid is not allowed.
     CallerRefused = "KW_CALLER_REFUSED", PermissionDenied, Caller;
+    /// A request to the local API is malformed.
+    RequestInvalid = "KW_REQUEST_INVALID", InvalidInput, Caller;
     /// The caller asks too often.
     RateLimited = "KW_RATE_LIMITED", ResourceExhausted, Caller;
     /// A limit of the local API is exceeded: connections, watches, or the size of a message.

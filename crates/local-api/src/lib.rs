@@ -1,1 +1,28 @@
-//! The keyward.secrets.v1 service over the broker on a Unix socket.
+//! The `keyward.secrets.v1` service over a [`SecretView`](keyward_core::SecretView) on a Unix socket, with
+//! `grpc.health.v1` and server reflection beside it.
+//!
+//! The kernel says who calls (`SO_PEERCRED`); what a connection, a caller and the process may use is bounded
+//! ([`ApiSettings`]); errors carry canonical codes with `google.rpc.ErrorInfo` and public text only. The service
+//! answers on hyper's HTTP/2 layer rather than through generated tonic code: a lookup is one read of a snapshot, and
+//! the buffer that its answer is encoded in is wiped when it has been sent.
+
+mod answer;
+mod caller;
+mod client;
+mod connection;
+mod convert;
+mod method;
+mod rate;
+mod secrets;
+mod server;
+mod settings;
+mod socket;
+mod standard;
+mod status;
+mod watch;
+mod wire;
+
+pub use client::{connect, probe};
+pub use server::{Parts, Server};
+pub use settings::ApiSettings;
+pub use status::{DOMAIN, canonical_code, status};

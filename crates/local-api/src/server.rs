@@ -1,0 +1,192 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyward_core::audit::{Action, Actor, AuditEvent, AuditSink};
+use keyward_core::observe::Observer;
+use keyward_core::{Clock, Code, Error, Result, SecretView};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::ApiSettings;
+use crate::caller::{Access, Callers, Slot, access};
+use crate::connection::Connection;
+use crate::secrets::Refreshes;
+use crate::socket::Bound;
+use crate::standard::{Health, Reflection};
+use crate::watch::Watches;
+
+/// Refused connections that are told why at a time; more are closed without a word.
+const MAX_REFUSED: usize = 64;
+
+/// What the server answers from and reports to.
+pub struct Parts {
+    /// The declared objects. A name's `sequence` must move whenever what a reader of that name sees changes.
+    pub view: Arc<dyn SecretView>,
+    /// Receives every delivery and every refusal.
+    pub audit: Arc<dyn AuditSink>,
+    /// Receives `Event::Lookup` and `Event::Rpc`.
+    pub observer: Arc<dyn Observer>,
+    /// Wall time for audit records.
+    pub clock: Arc<dyn Clock>,
+    /// Whether `grpc.health.v1` says SERVING.
+    pub ready: watch::Receiver<bool>,
+}
+
+/// A bound socket that nobody is answering on yet.
+pub struct Server {
+    bound: Bound,
+    shared: Arc<Shared>,
+    ready: watch::Receiver<bool>,
+}
+
+/// What all connections share.
+pub(crate) struct Shared {
+    pub(crate) settings: ApiSettings,
+    pub(crate) view: Arc<dyn SecretView>,
+    pub(crate) audit: Arc<dyn AuditSink>,
+    pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) callers: Arc<Callers>,
+    pub(crate) refreshes: Refreshes,
+    /// Calls that may reach the provider.
+    pub(crate) upstream: Semaphore,
+    pub(crate) watches: Watches,
+    pub(crate) health: Health,
+    pub(crate) reflection: Reflection,
+    pub(crate) stopping: CancellationToken,
+    began: Instant,
+}
+
+impl Shared {
+    /// Time since the server began: the clock of the limits.
+    pub(crate) fn now(&self) -> Duration {
+        self.began.elapsed()
+    }
+}
+
+impl Server {
+    /// Binds the socket. Connections wait in the kernel until [`Self::serve`] runs.
+    ///
+    /// # Errors
+    /// `KW_FILE_SYSTEM` when the socket cannot be put in its place; see the message.
+    pub fn bind(settings: ApiSettings, parts: Parts) -> Result<Self> {
+        let bound = Bound::bind(&settings)?;
+        let shared = Shared {
+            view: parts.view,
+            audit: parts.audit,
+            observer: parts.observer,
+            clock: parts.clock,
+            callers: Arc::new(Callers::new()),
+            refreshes: Refreshes::new(settings.refresh_gap),
+            upstream: Semaphore::new(settings.max_upstream),
+            watches: Watches::new(settings.max_watches),
+            health: Health::new(settings.max_message),
+            reflection: Reflection::new(settings.max_message),
+            stopping: CancellationToken::new(),
+            began: Instant::now(),
+            settings,
+        };
+        Ok(Self { bound, shared: Arc::new(shared), ready: parts.ready })
+    }
+
+    /// Answers until `shutdown`, then removes the socket, ends watches with `KW_SHUTTING_DOWN` and lets calls in
+    /// flight end, for `drain_timeout` at most.
+    ///
+    /// # Errors
+    /// `KW_FILE_SYSTEM` when the runtime cannot take the socket.
+    pub async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<()> {
+        let Self { bound, shared, mut ready } = self;
+        let listener = bound.listener.try_clone().and_then(UnixListener::from_std).map_err(|error| {
+            Error::new(
+                Code::FileSystem,
+                "the runtime cannot take the socket; the limit on open files may be too low",
+            )
+            .detail(error)
+        })?;
+        let mut shutdown = std::pin::pin!(shutdown);
+        let mut connections = JoinSet::new();
+        let mut refused = JoinSet::new();
+        let mut ready_known = true;
+        let is_ready = *ready.borrow_and_update();
+        shared.health.set(is_ready).await;
+        tracing::info!(socket = %shared.settings.socket.display(), "the local API is listening");
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut shutdown => break,
+                changed = ready.changed(), if ready_known => {
+                    ready_known = changed.is_ok();
+                    let is_ready = *ready.borrow_and_update();
+                    shared.health.set(is_ready).await;
+                }
+                Some(_) = connections.join_next() => {}
+                Some(_) = refused.join_next() => {}
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => match admit(&shared, &stream) {
+                        Some((connection, true)) => drop(connections.spawn(connection.run(stream))),
+                        Some((connection, false)) if refused.len() < MAX_REFUSED => {
+                            drop(refused.spawn(connection.run(stream)));
+                        }
+                        Some(_) | None => {}
+                    },
+                    Err(error) => {
+                        // Out of descriptors as a rule: the next try would fail at once.
+                        tracing::warn!(%error, "a connection cannot be accepted");
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                },
+            }
+        }
+        drop(listener);
+        drop(bound);
+        refused.abort_all();
+        shared.health.stop().await;
+        shared.stopping.cancel();
+        let all_ended = async { while connections.join_next().await.is_some() {} };
+        if tokio::time::timeout(shared.settings.drain_timeout, all_ended).await.is_err() {
+            tracing::warn!(
+                connections = connections.len(),
+                "connections were cut at the end of the drain time"
+            );
+            connections.shutdown().await;
+        }
+        Ok(())
+    }
+}
+
+/// Decides about a new connection; the flag says whether it was admitted. `None`: nothing is known about the peer.
+fn admit(shared: &Arc<Shared>, stream: &UnixStream) -> Option<(Connection, bool)> {
+    let peer = stream.peer_cred().ok()?;
+    let own_uid = nix::unistd::geteuid().as_raw();
+    let settings = &shared.settings;
+    let mut access = access(peer.uid(), own_uid, settings.allow_uids.as_deref());
+    let mut slot: Option<Slot> = None;
+    if access.refusal.is_none() || access.health {
+        match shared.callers.connect(peer.uid(), settings, shared.now()) {
+            Ok(free) => slot = Some(free),
+            Err(error) => access = Access { refusal: Some(error), health: false },
+        }
+    }
+    let actor = Actor::Peer { uid: peer.uid(), gid: peer.gid(), pid: peer.pid().unwrap_or_default() };
+    if let Some(refusal) = access.refusal.as_ref().filter(|_| !access.health) {
+        let event = AuditEvent {
+            at: shared.clock.wall(),
+            actor: actor.clone(),
+            action: Action::Read,
+            object: settings.socket.display().to_string(),
+            version: None,
+            identity: None,
+            error: Some(refusal.code()),
+            trace_id: None,
+            request_id: None,
+        };
+        // Nothing is given to this caller, so a log that cannot take the record withholds nothing more.
+        let _ = shared.audit.record(event);
+        tracing::debug!(uid = peer.uid(), code = refusal.code().as_str(), "a connection was refused");
+    }
+    let admitted = slot.is_some();
+    Some((Connection::new(Arc::clone(shared), actor, access, slot), admitted))
+}

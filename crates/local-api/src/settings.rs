@@ -1,0 +1,87 @@
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Where the API listens, who may call, and how much anyone may use. Every limit is on by default.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiSettings {
+    /// Path of the Unix socket. Its directory must exist.
+    pub socket: PathBuf,
+    /// Permission bits of the socket. A client needs write permission to connect.
+    pub mode: u32,
+    /// Owner of the socket; `None` leaves the process's own.
+    pub uid: Option<u32>,
+    /// Group of the socket; `None` leaves the process's own.
+    pub gid: Option<u32>,
+    /// User ids that may call; `None` admits everyone who can open the socket. The process's own user may always ask
+    /// for health, so that a probe works.
+    pub allow_uids: Option<Vec<u32>>,
+    /// Lookups a second for each user id, with a burst of one second's worth; a batch counts its names. It stops a
+    /// runaway loop, and stands well above what one core answers in honest use.
+    pub lookups_per_caller: u32,
+    /// Calls a second for each user id that may reach the provider (refreshes, versions not in place), burst alike.
+    pub upstream_per_caller: u32,
+    /// Calls at a time, over all callers, that may reach the provider.
+    pub max_upstream: usize,
+    /// The shortest time between two refreshes of one name, whoever asks.
+    pub refresh_gap: Duration,
+    /// Connections at a time.
+    pub max_connections: usize,
+    /// Connections at a time for each user id.
+    pub max_connections_per_caller: usize,
+    /// Calls at a time on one connection.
+    pub max_calls_per_connection: u32,
+    /// Watches at a time.
+    pub max_watches: usize,
+    /// Watches at a time on one connection.
+    pub max_watches_per_connection: usize,
+    /// Largest request message in bytes.
+    pub max_message: usize,
+    /// Names in one batch.
+    pub max_batch: usize,
+    /// Largest sum of the values in the answer to a batch, in bytes; clients commonly refuse messages over 4 MiB.
+    pub max_batch_bytes: usize,
+    /// Names in one watch.
+    pub max_watched_names: usize,
+    /// How long a new connection may take to say that it speaks HTTP/2.
+    pub handshake_timeout: Duration,
+    /// How long a call other than a watch may take, its request's arrival included.
+    pub call_timeout: Duration,
+    /// How long a silent connection lives before the peer is asked for a sign of life, and the time for that sign.
+    pub keepalive: (Duration, Duration),
+    /// How long a connection lives on which no call begins or ends and nothing is watched.
+    pub idle_timeout: Duration,
+    /// How long calls in flight may take to end at shutdown.
+    pub drain_timeout: Duration,
+}
+
+impl ApiSettings {
+    /// The defaults, at `socket`.
+    #[must_use]
+    pub fn new(socket: impl Into<PathBuf>) -> Self {
+        Self {
+            socket: socket.into(),
+            mode: 0o666,
+            uid: None,
+            gid: None,
+            allow_uids: None,
+            lookups_per_caller: 100_000,
+            upstream_per_caller: 10,
+            max_upstream: 64,
+            refresh_gap: Duration::from_secs(1),
+            max_connections: 256,
+            max_connections_per_caller: 192,
+            max_calls_per_connection: 256,
+            max_watches: 256,
+            max_watches_per_connection: 32,
+            max_message: 64 << 10,
+            max_batch: 256,
+            max_batch_bytes: 3 << 20,
+            max_watched_names: 2000,
+            handshake_timeout: Duration::from_secs(10),
+            call_timeout: Duration::from_secs(30),
+            keepalive: (Duration::from_secs(60), Duration::from_secs(20)),
+            idle_timeout: Duration::from_secs(15 * 60),
+            drain_timeout: Duration::from_secs(5),
+        }
+    }
+}
