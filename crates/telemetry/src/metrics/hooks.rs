@@ -1,0 +1,59 @@
+//! Metrics that are read when somebody scrapes, from code that this room must not depend on.
+
+use std::fmt;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+
+pub(super) struct Hook {
+    name: &'static str,
+    help: &'static str,
+    read: Read,
+}
+
+enum Read {
+    Gauge(Box<dyn Fn() -> i64 + Send + Sync>),
+    Counter(Box<dyn Fn() -> u64 + Send + Sync>),
+}
+
+impl Hook {
+    pub(super) fn gauge(
+        name: &'static str,
+        help: &'static str,
+        read: impl Fn() -> i64 + Send + Sync + 'static,
+    ) -> Self {
+        Self { name, help, read: Read::Gauge(Box::new(read)) }
+    }
+
+    pub(super) fn counter(
+        name: &'static str,
+        help: &'static str,
+        read: impl Fn() -> u64 + Send + Sync + 'static,
+    ) -> Self {
+        Self { name, help, read: Read::Counter(Box::new(read)) }
+    }
+}
+
+impl Collector for Hook {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        match &self.read {
+            Read::Gauge(read) => {
+                let metric = encoder.encode_descriptor(self.name, self.help, None, MetricType::Gauge)?;
+                ConstGauge::new(read()).encode(metric)
+            }
+            Read::Counter(read) => {
+                let metric = encoder.encode_descriptor(self.name, self.help, None, MetricType::Counter)?;
+                ConstCounter::new(read()).encode(metric)
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
