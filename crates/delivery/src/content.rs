@@ -4,13 +4,28 @@
 //! a pure function: the same input gives the same bytes, key stores included, so that a file is rewritten only when its
 //! object changed. Input and output are at most [`MAX_CONTENT`] bytes.
 
+mod asn1;
+mod chain;
 mod decode;
+mod format;
+mod jks;
+mod jwk;
+mod key;
+mod material;
+mod pem;
+mod pfx;
 mod pointer;
+mod salt;
+pub(crate) mod wiped;
 
 use keyward_core::spec::{Format, ObjectSource};
 use keyward_core::{Code, Content, Error, Fetched, Result, SecretBytes};
 
+pub use chain::{Chain, Leaf, order};
 pub use decode::decode;
+pub use jwk::spki_from_jwk;
+pub use pem::{PemBlock, parse_pem};
+pub use pfx::{MAX_ITERATIONS, Pfx, PfxCertificate, PfxKey, parse_pfx};
 pub use pointer::pick;
 
 /// Largest value that goes in or comes out, in bytes.
@@ -25,30 +40,38 @@ pub struct Converted {
     pub pair: Option<(SecretBytes, SecretBytes)>,
 }
 
-/// Converts what was fetched as `source` asks; `password` protects the key store to write.
+/// Converts what was fetched as `source` asks; `password` protects the key store to write. Without one a PKCS#12 gets
+/// the empty password, as Key Vault's own have, and a Java key store `changeit`, as Java's own have.
+///
+/// Certificates come out leaf first, each certified by the next ([`order`]); a private key is written only beside the
+/// certificate that it belongs to, as PKCS#8.
 ///
 /// # Errors
 /// `KW_CONTENT_INVALID`, naming the object and what to change.
-pub fn convert(
-    source: &ObjectSource,
-    fetched: &Fetched,
-    password: Option<&SecretBytes>,
-) -> Result<Converted> {
-    let _ = password;
+pub fn convert(source: &ObjectSource, fetched: &Fetched, password: Option<&SecretBytes>) -> Result<Converted> {
     let converted = match &fetched.content {
-        Content::Secret { value, .. } => check_size(value)
-            .and_then(|()| decode(value, source.decode))
-            .and_then(|value| match (&source.key, source.format) {
-                (Some(key), _) => pick(&value, key),
-                (None, Format::Raw) => Ok(value),
-                _ => Err(invalid("this format is not available")),
-            })
-            .map(|value| Converted { value, pair: None }),
-        _ => Err(invalid("this format is not available")),
+        Content::Secret { value, .. } => secret(source, fetched, value, password),
+        Content::Key { jwk } => format::key(source, jwk),
+        Content::Certificate(content) => format::certificate(source, fetched, content, password),
     };
     converted
         .and_then(|converted| check_size(&converted.value).map(|()| converted))
         .map_err(|error| error.object(&source.object))
+}
+
+fn secret(
+    source: &ObjectSource,
+    fetched: &Fetched,
+    value: &SecretBytes,
+    password: Option<&SecretBytes>,
+) -> Result<Converted> {
+    check_size(value)?;
+    let value = decode(value, source.decode)?;
+    match (&source.key, source.format) {
+        (Some(key), _) => Ok(Converted { value: pick(&value, key)?, pair: None }),
+        (None, Format::Raw) => Ok(Converted { value, pair: None }),
+        (None, _) => format::bundle_as(source, fetched, value.expose(), None, password),
+    }
 }
 
 fn check_size(value: &SecretBytes) -> Result<()> {

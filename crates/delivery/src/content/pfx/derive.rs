@@ -1,0 +1,163 @@
+use std::num::NonZeroU32;
+
+use aws_lc_rs::{digest, hmac, pbkdf2};
+use keyward_core::{Error, Result, SecretBytes};
+use zeroize::Zeroizing;
+
+use super::super::asn1::{INTEGER, OCTET_STRING, Reader, SEQUENCE, oid};
+use super::super::invalid;
+use super::{MAX_ITERATIONS, MAX_ITERATIONS_TOGETHER};
+
+/// A password in the two ways that PKCS#12 uses it.
+pub(super) struct Password {
+    utf8: Zeroizing<Vec<u8>>,
+    /// UTF-16, big endian, with a terminating zero; nothing at all for the absent password.
+    bmp: Zeroizing<Vec<u8>>,
+}
+
+impl Password {
+    pub(super) fn new(password: &SecretBytes) -> Result<Self> {
+        let text = password.expose_str().ok_or_else(|| invalid("the password of the key store is not text"))?;
+        let mut bmp = Zeroizing::new(Vec::with_capacity(2 * text.len() + 2));
+        bmp.extend(text.encode_utf16().chain([0]).flat_map(u16::to_be_bytes));
+        Ok(Self { utf8: Zeroizing::new(text.as_bytes().to_vec()), bmp })
+    }
+
+    /// The password that was never set, which some writers mean by an empty one.
+    pub(super) fn absent() -> Self {
+        Self { utf8: Zeroizing::new(Vec::new()), bmp: Zeroizing::new(Vec::new()) }
+    }
+}
+
+/// What the key of a derivation is for (RFC 7292 appendix B.3).
+#[derive(Clone, Copy)]
+pub(super) enum Purpose {
+    Key = 1,
+    Iv = 2,
+    Mac = 3,
+}
+
+/// Derives keys, and counts what it costs.
+pub(super) struct Derive<'a> {
+    password: &'a Password,
+    left: u64,
+}
+
+impl<'a> Derive<'a> {
+    pub(super) fn new(password: &'a Password) -> Self {
+        Self { password, left: MAX_ITERATIONS_TOGETHER }
+    }
+
+    /// What is left of the file's iterations, for a second attempt with another password.
+    pub(super) fn again(self, password: &'a Password) -> Self {
+        Self { password, ..self }
+    }
+
+    fn spend(&mut self, iterations: u64) -> Result<NonZeroU32> {
+        self.left = self.left.checked_sub(iterations).filter(|_| iterations <= MAX_ITERATIONS).ok_or_else(|| {
+            invalid(format!(
+                "the key store asks for more key-derivation iterations than the {MAX_ITERATIONS} allowed; write it anew with fewer"
+            ))
+        })?;
+        u32::try_from(iterations).ok().and_then(NonZeroU32::new).ok_or_else(|| invalid("the key store asks for no key-derivation iterations"))
+    }
+
+    /// The key derivation of PKCS#12 itself (RFC 7292 appendix B.2).
+    pub(super) fn pkcs12(
+        &mut self,
+        hash: &'static digest::Algorithm,
+        salt: &[u8],
+        iterations: u64,
+        purpose: Purpose,
+        length: usize,
+    ) -> Result<Zeroizing<Vec<u8>>> {
+        let iterations = self.spend(iterations)?.get();
+        let block = hash.block_len();
+        let diversifier = vec![purpose as u8; block];
+        let mut input = Zeroizing::new(Vec::with_capacity(2 * block + salt.len() + self.password.bmp.len() + block));
+        for part in [salt, &self.password.bmp] {
+            input.extend(part.iter().cycle().take(part.len().div_ceil(block) * block));
+        }
+        let mut derived = Zeroizing::new(Vec::with_capacity(length + hash.output_len()));
+        while derived.len() < length {
+            let mut context = digest::Context::new(hash);
+            context.update(&diversifier);
+            context.update(&input);
+            let mut link = context.finish();
+            for _ in 1..iterations {
+                link = digest::digest(hash, link.as_ref());
+            }
+            derived.extend_from_slice(link.as_ref());
+            add_to_blocks(&mut input, link.as_ref(), block);
+        }
+        derived.truncate(length);
+        Ok(derived)
+    }
+
+    /// PBKDF2 as its AlgorithmIdentifier describes it (RFC 8018 appendix A.2); `length` is what the cipher needs.
+    pub(super) fn pbkdf2(&mut self, mut algorithm: Reader<'_>, length: Option<usize>) -> Result<Zeroizing<Vec<u8>>> {
+        if algorithm.oid()? != oid::PBKDF2 {
+            return Err(unsupported());
+        }
+        let mut parameters = algorithm.inside(SEQUENCE)?;
+        let salt = parameters.expect(OCTET_STRING)?.content;
+        let iterations = parameters.number()?;
+        let written = match parameters.next_is(INTEGER) {
+            true => Some(usize::try_from(parameters.number()?).map_err(|_| unsupported())?),
+            false => None,
+        };
+        let prf = match parameters.optional(SEQUENCE)? {
+            Some(prf) => prf.inside().oid()?,
+            None => oid::HMAC_SHA1,
+        };
+        let prf = if prf == oid::HMAC_SHA1 {
+            pbkdf2::PBKDF2_HMAC_SHA1
+        } else if prf == oid::HMAC_SHA256 {
+            pbkdf2::PBKDF2_HMAC_SHA256
+        } else if prf == oid::HMAC_SHA384 {
+            pbkdf2::PBKDF2_HMAC_SHA384
+        } else if prf == oid::HMAC_SHA512 {
+            pbkdf2::PBKDF2_HMAC_SHA512
+        } else {
+            return Err(unsupported());
+        };
+        let length = length.or(written).filter(|length| (1..=64).contains(length)).ok_or_else(unsupported)?;
+        let iterations = self.spend(iterations)?;
+        let mut key = Zeroizing::new(vec![0; length]);
+        pbkdf2::derive(prf, iterations, salt, &self.password.utf8, &mut key);
+        Ok(key)
+    }
+}
+
+/// Adds `link`, repeated to a block, plus one to every block of `input`.
+fn add_to_blocks(input: &mut [u8], link: &[u8], block: usize) {
+    for chunk in input.chunks_exact_mut(block) {
+        let mut carry = 1u16;
+        for (index, byte) in chunk.iter_mut().enumerate().rev() {
+            carry += u16::from(*byte) + u16::from(link[index % link.len()]);
+            *byte = carry as u8;
+            carry >>= 8;
+        }
+    }
+}
+
+/// The hash that an AlgorithmIdentifier of a MAC names.
+pub(super) fn hash(name: &[u8]) -> Result<(&'static digest::Algorithm, hmac::Algorithm)> {
+    if name == oid::SHA1 {
+        Ok((&digest::SHA1_FOR_LEGACY_USE_ONLY, hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY))
+    } else if name == oid::SHA256 || name == oid::HMAC_SHA256 {
+        Ok((&digest::SHA256, hmac::HMAC_SHA256))
+    } else if name == oid::SHA384 || name == oid::HMAC_SHA384 {
+        Ok((&digest::SHA384, hmac::HMAC_SHA384))
+    } else if name == oid::SHA512 || name == oid::HMAC_SHA512 {
+        Ok((&digest::SHA512, hmac::HMAC_SHA512))
+    } else {
+        Err(unsupported())
+    }
+}
+
+pub(super) fn unsupported() -> Error {
+    invalid(
+        "the key store uses a cipher, derivation or digest that is not supported; write it anew with AES-256 and SHA-256",
+    )
+}
