@@ -7,7 +7,7 @@ use futures::StreamExt;
 use futures::future::join_all;
 use futures::stream;
 use keyward_core::observe::Event;
-use keyward_core::{Error, ErrorKind, ObjectMetadata, ObjectRef, Provider, Result, UnixTime};
+use keyward_core::{Error, ErrorKind, ObjectMetadata, ObjectRef, Provider, Result, Snapshot, UnixTime};
 
 use crate::entry::Entry;
 use crate::flight::{no_provider, within_limit};
@@ -135,7 +135,7 @@ async fn read(shared: &Arc<Shared>, mut entries: Vec<Arc<Entry>>) -> (usize, Opt
     let start = shared.random_below(entries.len());
     entries.rotate_left(start);
     let rest = entries.split_off(entries.len().min(SAMPLE));
-    let sample = join_all(entries.iter().map(|entry| shared.read_afresh(entry))).await;
+    let sample = join_all(entries.into_iter().map(|entry| read_one(shared.clone(), entry))).await;
     let mut error = first_error(&sample);
     let mut requests = sample.len();
     let down = sample.iter().all(|result| result.as_ref().is_err_and(|error| is_general(error.kind())));
@@ -147,13 +147,17 @@ async fn read(shared: &Arc<Shared>, mut entries: Vec<Arc<Entry>>) -> (usize, Opt
     } else {
         let concurrency = shared.settings.load().concurrency.max(1);
         requests += rest.len();
-        let results: Vec<_> = stream::iter(rest.iter().map(|entry| shared.read_afresh(entry)))
+        let results: Vec<_> = stream::iter(rest.into_iter().map(|entry| read_one(shared.clone(), entry)))
             .buffer_unordered(concurrency)
             .collect()
             .await;
         error = error.or(first_error(&results));
     }
     (requests, error)
+}
+
+async fn read_one(shared: Arc<Shared>, entry: Arc<Entry>) -> Result<Arc<Snapshot>> {
+    shared.read_afresh(&entry).await
 }
 
 fn first_error<T>(results: &[Result<T>]) -> Option<ErrorKind> {

@@ -1,5 +1,9 @@
 //! Clocks and helpers that tests share.
 
+mod model_vault;
+
+pub use model_vault::{Counts, Fault, ModelVault};
+
 use std::time::Duration;
 
 use keyward_core::{Clock, UnixTime};

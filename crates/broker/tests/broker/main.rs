@@ -1,0 +1,8 @@
+//! The broker as its callers see it, on paused time, over a model of a vault.
+
+mod access;
+mod bench;
+mod events;
+mod promise_three;
+mod rotation;
+mod watching;
