@@ -1,0 +1,92 @@
+//! A JSON string straight into secret bytes. `serde_json` would unescape through a scratch buffer that nobody wipes.
+
+use keyward_core::SecretBytes;
+use zeroize::Zeroizing;
+
+/// Decodes a JSON string, quotes included, whose syntax a JSON parser has accepted already. `None` when it is another
+/// kind of value, or an escape stands for no character.
+pub(super) fn secret(raw: &str) -> Option<SecretBytes> {
+    let raw = raw.trim_ascii();
+    let mut rest = raw.strip_prefix('"')?.strip_suffix('"')?;
+    // Never longer than the escaped form, so the buffer never moves and leaves nothing behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(rest.len()));
+    while let Some(at) = rest.find('\\') {
+        bytes.extend_from_slice(&rest.as_bytes()[..at]);
+        let (decoded, length) = escape(&rest.as_bytes()[at + 1..])?;
+        bytes.extend_from_slice(decoded.encode_utf8(&mut [0; 4]).as_bytes());
+        rest = rest.get(at + 1 + length..)?;
+    }
+    bytes.extend_from_slice(rest.as_bytes());
+    Some(SecretBytes::copy_from(&bytes))
+}
+
+/// What stands after a backslash: the character, and how many bytes spell it.
+fn escape(text: &[u8]) -> Option<(char, usize)> {
+    let simple = match *text.first()? {
+        b'"' => '"',
+        b'\\' => '\\',
+        b'/' => '/',
+        b'b' => '\u{8}',
+        b'f' => '\u{c}',
+        b'n' => '\n',
+        b'r' => '\r',
+        b't' => '\t',
+        b'u' => return unicode(&text[1..]).map(|(decoded, length)| (decoded, length + 1)),
+        _ => return None,
+    };
+    Some((simple, 1))
+}
+
+/// Four hexadecimal digits, or two such escapes that make a surrogate pair.
+fn unicode(text: &[u8]) -> Option<(char, usize)> {
+    let high = four_digits(text)?;
+    if !(0xD800..0xDC00).contains(&high) {
+        return char::from_u32(high).map(|decoded| (decoded, 4));
+    }
+    let low = four_digits(text.get(4..)?.strip_prefix(b"\\u")?)?;
+    let low = low.checked_sub(0xDC00).filter(|low| *low < 0x400)?;
+    char::from_u32(0x1_0000 + ((high - 0xD800) << 10) + low).map(|decoded| (decoded, 10))
+}
+
+fn four_digits(text: &[u8]) -> Option<u32> {
+    text.get(..4)?.iter().try_fold(0, |sum, digit| Some(sum * 16 + char::from(*digit).to_digit(16)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn escapes_that_stand_for_no_character_are_refused() {
+        for raw in
+            [r#""\ud800""#, r#""\ud800x""#, r#""\ud800\ud800""#, r#""\udc00""#, "12", "null", "{}", "\""]
+        {
+            assert!(secret(raw).is_none(), "{raw}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_survives_json_whether_escaped_or_not(text in "\\PC{0,40}", odd in proptest::collection::vec(any::<char>(), 0..20)) {
+            let text: String = text.chars().chain(odd).collect();
+            let plain = serde_json::to_string(&text).unwrap();
+            prop_assert!(secret(&plain).unwrap().expose() == text.as_bytes());
+            let mut escaped = String::from("\"");
+            for unit in text.encode_utf16() {
+                escaped.push_str(&format!("\\u{unit:04X}"));
+            }
+            escaped.push('"');
+            prop_assert!(secret(&escaped).unwrap().expose() == text.as_bytes());
+        }
+
+        #[test]
+        fn any_text_at_all_is_decoded_as_serde_json_would_or_refused(raw in "\"(\\PC|\\\\[\"\\\\/bfnrtu0-9a-fA-F]){0,20}\"") {
+            if let Ok(expected) = serde_json::from_str::<String>(&raw) {
+                prop_assert!(secret(&raw).unwrap().expose() == expected.as_bytes());
+            } else {
+                let _ = secret(&raw);
+            }
+        }
+    }
+}
