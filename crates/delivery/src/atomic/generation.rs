@@ -11,6 +11,8 @@ use crate::beneath;
 use crate::tree::{File, Tree};
 
 const PREFIX: &str = "..kw_";
+/// No number of ours comes near it; a larger one was put there by somebody else.
+const LARGEST: u64 = 1_000_000_000_000_000;
 
 /// The directory's name.
 pub(super) fn name(sequence: u64) -> String {
@@ -20,7 +22,7 @@ pub(super) fn name(sequence: u64) -> String {
 /// The number in a name that [`name`] made.
 pub(super) fn sequence(text: &str) -> Option<u64> {
     let sequence = text.strip_prefix(PREFIX)?.parse().ok()?;
-    (name(sequence) == text && sequence < u64::MAX).then_some(sequence)
+    (name(sequence) == text && sequence < LARGEST).then_some(sequence)
 }
 
 /// First elements of the paths of a generation.

@@ -1,0 +1,163 @@
+//! The directory is hostile: whatever is put in the way, nothing outside of it is read, changed or removed.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use keyward_delivery::atomic::AtomicDirectory;
+use keyward_delivery::tree::Tree;
+use tempfile::TempDir;
+
+#[path = "support/tree.rs"]
+#[allow(dead_code, reason = "every test file uses its part of it")]
+mod support;
+use support::{expected, seen, tree};
+
+/// A directory to write in, and beside it one that must stay as it is.
+struct Place {
+    _parent: TempDir,
+    root: std::path::PathBuf,
+    outside: std::path::PathBuf,
+}
+
+impl Place {
+    fn new() -> Self {
+        let parent = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        let (root, outside) = (parent.path().join("root"), parent.path().join("outside"));
+        fs::create_dir(&root).unwrap();
+        fs::create_dir(&outside).unwrap();
+        fs::write(outside.join("precious"), "do not touch").unwrap();
+        Self { _parent: parent, root, outside }
+    }
+
+    fn open(&self) -> keyward_core::Result<AtomicDirectory> {
+        AtomicDirectory::open(OwnedFd::from(fs::File::open(&self.root).unwrap()))
+    }
+
+    fn assert_untouched(&self) {
+        let names: Vec<_> =
+            fs::read_dir(&self.outside).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["precious"]);
+        assert_eq!(fs::read_to_string(self.outside.join("precious")).unwrap(), "do not touch");
+    }
+}
+
+fn wanted() -> Tree {
+    tree(&[("precious", b"secret", 0o444), ("sub/precious", b"secret", 0o444)])
+}
+
+fn fifo(path: &Path) {
+    assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
+}
+
+#[test]
+fn reserved_names_that_are_links_fifos_or_directories_are_replaced_and_never_followed() {
+    for name in ["..data_tmp", "..data", "..kw_0000000000000001", "..kw_0000000000000007"] {
+        for kind in ["link", "fifo", "directory of links"] {
+            let place = Place::new();
+            let taken = place.root.join(name);
+            match kind {
+                "link" => symlink(&place.outside, &taken).unwrap(),
+                "fifo" => fifo(&taken),
+                _ => {
+                    fs::create_dir(&taken).unwrap();
+                    symlink(&place.outside, taken.join("sub")).unwrap();
+                    symlink(place.outside.join("precious"), taken.join("precious")).unwrap();
+                }
+            }
+            let done = place.open().and_then(|mut writer| writer.commit(&wanted()));
+            if name == "..data" && kind == "directory of links" {
+                // Not a thing that one rename can replace: refused by name.
+                assert!(done.err().unwrap().message().contains("..data"), "{kind}");
+            } else {
+                done.unwrap_or_else(|error| panic!("{name} as {kind}: {error}"));
+                assert_eq!(seen(&place.root), expected(&wanted()), "{name} as {kind}");
+            }
+            place.assert_untouched();
+        }
+    }
+}
+
+#[test]
+fn a_data_link_that_leads_out_of_the_directory_is_never_taken_for_ours() {
+    let place = Place::new();
+    for target in [
+        "/",
+        "../outside",
+        "..kw_0000000000000001/../../outside",
+        "..kw_1",
+        "..kw_9999999999999999",
+        "..kw_18446744073709551615",
+    ] {
+        let link = place.root.join("..data");
+        let _ = fs::remove_file(&link);
+        symlink(target, &link).unwrap();
+        assert_eq!(place.open().unwrap().current(), None, "{target}");
+    }
+    place.open().unwrap().commit(&wanted()).unwrap();
+    assert_eq!(seen(&place.root), expected(&wanted()));
+    place.assert_untouched();
+}
+
+#[test]
+fn a_fifo_in_place_of_a_file_blocks_neither_start_nor_commit() {
+    let place = Place::new();
+    place.open().unwrap().commit(&wanted()).unwrap();
+    let file = place.root.join("..data/precious");
+    fs::remove_file(&file).unwrap();
+    fifo(&file);
+    place.open().unwrap().commit(&wanted()).unwrap();
+    assert_eq!(seen(&place.root), expected(&wanted()));
+}
+
+#[test]
+fn a_mount_inside_a_generation_is_not_entered_when_it_is_removed() {
+    let place = Place::new();
+    let mut writer = place.open().unwrap();
+    writer.commit(&wanted()).unwrap();
+    let inside = place.root.join("..data/sub").canonicalize().unwrap();
+    if rustix::mount::mount_bind(&place.outside, &inside).is_err() {
+        return; // Only root can try.
+    }
+    writer.commit(&tree(&[("precious", b"2", 0o444)])).unwrap();
+    (0..3).for_each(|_| writer.sweep_old());
+    place.assert_untouched();
+    rustix::mount::unmount(&inside, rustix::mount::UnmountFlags::empty()).unwrap();
+    writer.sweep_old();
+    assert!(!inside.exists(), "tried again, and removed");
+}
+
+#[test]
+fn a_racing_attacker_who_swaps_directories_for_links_gets_nothing_written_outside() {
+    let place = Place::new();
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                for entry in fs::read_dir(&place.root).into_iter().flatten().flatten() {
+                    if entry.file_name().to_string_lossy().starts_with("..kw_") {
+                        let sub = entry.path().join("sub");
+                        if fs::rename(&sub, entry.path().join("moved")).is_ok() {
+                            let _ = symlink(&place.outside, &sub);
+                        }
+                    }
+                }
+            }
+        });
+        let mut writer = place.open().unwrap();
+        for number in 0..200u8 {
+            let files: Vec<_> = (0..8).map(|file| format!("sub/{file}/precious")).collect();
+            let files: Vec<_> =
+                files.iter().map(|path| (path.as_str(), std::slice::from_ref(&number), 0o444)).collect();
+            // It may well fail: the attacker is of our own uid.
+            let _ = writer.commit(&tree(&files));
+            writer.sweep_old();
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    place.assert_untouched();
+}
