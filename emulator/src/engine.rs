@@ -325,7 +325,7 @@ fn spoil(mut reply: Reply, fault: &BodyFault) -> Reply {
             reply.headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html"));
         }
         BodyFault::Garbage => {
-            reply.body = ReplyBody::Bytes(Bytes::from_static(b"{\"value\": <!doctype nonsense"))
+            reply.body = ReplyBody::Bytes(Bytes::from_static(b"{\"value\": <!doctype nonsense"));
         }
         BodyFault::Huge { bytes } => {
             let (prefix, suffix) = (Bytes::from_static(b"{\"value\":\""), Bytes::from_static(b"\"}"));

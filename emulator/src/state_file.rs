@@ -206,7 +206,7 @@ pub(crate) fn assign(core: &Core, entry: &AssignmentEntry) -> Result<(), String>
             "all" => permissions.extend(Permission::ALL),
             "read" => permissions.extend(Permission::READ_ALL),
             text => {
-                permissions.push(Permission::parse(text).ok_or_else(|| format!("no permission {text:?}"))?)
+                permissions.push(Permission::parse(text).ok_or_else(|| format!("no permission {text:?}"))?);
             }
         }
     }

@@ -197,7 +197,8 @@ fn read_content(value: &str, password: &str) -> Result<KeyedChain, &'static str>
     if value.contains("-----BEGIN") {
         return KeyedChain::from_pem(value);
     }
-    let bytes = STANDARD.decode(value.trim()).map_err(|_| "The specified content is neither PEM nor base64.")?;
+    let bytes =
+        STANDARD.decode(value.trim()).map_err(|_| "The specified content is neither PEM nor base64.")?;
     match std::str::from_utf8(&bytes) {
         Ok(text) if text.contains("-----BEGIN") => KeyedChain::from_pem(text),
         _ => KeyedChain::from_pfx(&bytes, password),
