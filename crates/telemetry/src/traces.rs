@@ -54,3 +54,6 @@ pub fn context(span: &Span) -> Option<TraceContext> {
     })
     .flatten()
 }
+
+#[cfg(test)]
+mod tests;

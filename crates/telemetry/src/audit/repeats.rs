@@ -146,9 +146,7 @@ impl Repeats {
     }
 
     fn rate(&mut self, actor: &Actor, now: Duration) -> &mut Rate {
-        let mut hasher = self.hasher.build_hasher();
-        Caller(actor).hash(&mut hasher);
-        let key = hasher.finish();
+        let key = self.hasher.hash_one(Caller(actor));
         let key = if self.callers.len() < MAX_CALLERS || self.callers.contains_key(&key) { key } else { 0 };
         self.callers.entry(key).or_insert(Rate { tokens: REFUSALS_PER_SECOND, at: now })
     }

@@ -182,37 +182,60 @@ struct Round {
     closing: bool,
 }
 
+/// Those who asked, and what they are told.
+struct Answers {
+    asked: Vec<oneshot::Sender<bool>>,
+    done: bool,
+}
+
+impl Answers {
+    fn now_or_at_end(self, end: bool) -> Option<Self> {
+        if end {
+            return Some(self);
+        }
+        self.answer();
+        None
+    }
+
+    fn answer(self) {
+        for asked in self.asked {
+            let _ = asked.send(self.done);
+        }
+    }
+}
+
 impl Writer {
     fn run(mut self) {
         // The opening record is in the buffer already.
         self.flush();
         loop {
-            let ended = if self.stuck { self.retry() } else { self.round() };
-            if ended {
+            let step = if self.stuck { self.retry() } else { self.round() };
+            if let Some(last) = step {
+                // The file is let go before anybody hears of it, so that whoever waited may open it again.
+                drop(self);
+                last.answer();
                 return;
             }
         }
     }
 
-    /// Tries to finish what the destination did not take; the queue stays where it is bounded. `true` ends the log.
-    fn retry(&mut self) -> bool {
+    /// Tries to finish what the destination did not take; the queue stays where it is bounded. `Some` ends the log.
+    fn retry(&mut self) -> Option<Answers> {
         let mut state = self.shared.state.lock();
         if state.asked.is_empty() {
             let _ = self.shared.wake.wait_for(&mut state, RETRY);
         }
         drop(state);
         if self.flush() {
-            return false;
+            return None;
         }
         let mut state = self.shared.state.lock();
-        for asked in state.asked.drain(..) {
-            let _ = asked.send(false);
-        }
-        state.closing
+        let answers = Answers { asked: std::mem::take(&mut state.asked), done: false };
+        answers.now_or_at_end(state.closing)
     }
 
-    /// Waits until there is something to do, and does it. `true` ends the log.
-    fn round(&mut self) -> bool {
+    /// Waits until there is something to do, and does it. `Some` ends the log.
+    fn round(&mut self) -> Option<Answers> {
         let round = self.next();
         let clock = Arc::clone(&self.shared.clock);
         let mut written = round.events.len();
@@ -237,10 +260,7 @@ impl Writer {
                 self.shared.checkpoint_millis.store(millis, Ordering::Relaxed);
             }
         }
-        for asked in round.asked {
-            let _ = asked.send(flushed);
-        }
-        round.closing
+        Answers { asked: round.asked, done: flushed }.now_or_at_end(round.closing)
     }
 
     fn next(&self) -> Round {

@@ -36,7 +36,6 @@ impl Exporter {
     }
 
     /// A reader of how many spans were lost so far, for a metric.
-    #[must_use]
     pub fn dropped(&self) -> impl Fn() -> u64 + Send + Sync + use<> {
         let dropped = Arc::clone(&self.dropped);
         move || dropped.load(Ordering::Relaxed)
