@@ -48,7 +48,11 @@ pub struct Converted {
 ///
 /// # Errors
 /// `KW_CONTENT_INVALID`, naming the object and what to change.
-pub fn convert(source: &ObjectSource, fetched: &Fetched, password: Option<&SecretBytes>) -> Result<Converted> {
+pub fn convert(
+    source: &ObjectSource,
+    fetched: &Fetched,
+    password: Option<&SecretBytes>,
+) -> Result<Converted> {
     let converted = match &fetched.content {
         Content::Secret { value, .. } => secret(source, fetched, value, password),
         Content::Key { jwk } => format::key(source, jwk),

@@ -122,9 +122,9 @@ pub fn project(
                 (spec.name.clone(), outcome.value.as_ref().map(|c| c.value.clone()).map_err(Error::clone));
             // A store sees no other store, a template the templates before it.
             if stage == Stage::Templates {
-                inputs.extend([input])
+                inputs.extend([input]);
             } else {
-                made.push(input)
+                made.push(input);
             }
             outcomes[index] = Some(outcome);
         }

@@ -115,7 +115,9 @@ fn failed(error: &minijinja::Error) -> Error {
         ErrorKind::UndefinedError => "uses a name that does not exist; a value is secret(\"name\")",
         ErrorKind::OutOfFuel => "takes too many steps",
         ErrorKind::WriteFailure => "gives more than 1 MiB",
-        ErrorKind::MissingArgument | ErrorKind::TooManyArguments => "calls a function with the wrong arguments",
+        ErrorKind::MissingArgument | ErrorKind::TooManyArguments => {
+            "calls a function with the wrong arguments"
+        }
         _ => "fails",
     };
     at_line(what, error)

@@ -46,7 +46,8 @@ pub fn order<'a>(certificates: &[&'a [u8]], leaf: Leaf<'_>) -> Result<Chain<'a>>
     if unique.len() > MAX_CERTIFICATES {
         return Err(invalid(format!("the bundle has more than {MAX_CERTIFICATES} certificates")));
     }
-    let all: Vec<Certificate<'a>> = unique.iter().map(|der| Certificate::parse(der)).collect::<Result<_>>()?;
+    let all: Vec<Certificate<'a>> =
+        unique.iter().map(|der| Certificate::parse(der)).collect::<Result<_>>()?;
     if all.is_empty() {
         return Ok(Chain { path: Vec::new(), others: Vec::new() });
     }
@@ -187,13 +188,26 @@ impl<'a> Certificate<'a> {
 }
 
 fn ecdsa(curve: &[u8], name: &[u8]) -> Option<&'static dyn VerificationAlgorithm> {
-    let hash = [oid::ECDSA_SHA256, oid::ECDSA_SHA384, oid::ECDSA_SHA512].iter().position(|known| *known == name)?;
+    let hash =
+        [oid::ECDSA_SHA256, oid::ECDSA_SHA384, oid::ECDSA_SHA512].iter().position(|known| *known == name)?;
     let by_curve: [&'static dyn VerificationAlgorithm; 3] = if curve == oid::P256 {
-        [&signature::ECDSA_P256_SHA256_ASN1, &signature::ECDSA_P256_SHA384_ASN1, &signature::ECDSA_P256_SHA512_ASN1]
+        [
+            &signature::ECDSA_P256_SHA256_ASN1,
+            &signature::ECDSA_P256_SHA384_ASN1,
+            &signature::ECDSA_P256_SHA512_ASN1,
+        ]
     } else if curve == oid::P384 {
-        [&signature::ECDSA_P384_SHA256_ASN1, &signature::ECDSA_P384_SHA384_ASN1, &signature::ECDSA_P384_SHA512_ASN1]
+        [
+            &signature::ECDSA_P384_SHA256_ASN1,
+            &signature::ECDSA_P384_SHA384_ASN1,
+            &signature::ECDSA_P384_SHA512_ASN1,
+        ]
     } else if curve == oid::P521 {
-        [&signature::ECDSA_P521_SHA256_ASN1, &signature::ECDSA_P521_SHA384_ASN1, &signature::ECDSA_P521_SHA512_ASN1]
+        [
+            &signature::ECDSA_P521_SHA256_ASN1,
+            &signature::ECDSA_P521_SHA384_ASN1,
+            &signature::ECDSA_P521_SHA512_ASN1,
+        ]
     } else {
         return None;
     };

@@ -37,9 +37,14 @@ pub fn spki_from_jwk(jwk: &[u8]) -> Result<Vec<u8>> {
 
 fn rsa(key: &Jwk) -> Result<Zeroizing<Vec<u8>>> {
     let (modulus, exponent) = (member(key.n.as_deref())?, member(key.e.as_deref())?);
+    let digits = modulus.iter().position(|byte| *byte != 0).map_or(&[][..], |at| &modulus[at..]);
+    let bits = 8 * digits.len() - digits.first().map_or(0, |byte| byte.leading_zeros() as usize);
+    if !(2048..=8192).contains(&bits) {
+        return Err(invalid("the RSA key is not of 2048 to 8192 bits"));
+    }
     let public = asn1::element(SEQUENCE, &[&asn1::unsigned(&modulus), &asn1::unsigned(&exponent)]);
     ParsedPublicKey::new(&signature::RSA_PKCS1_2048_8192_SHA256, public.as_slice())
-        .map_err(|_| invalid("the RSA key is damaged, or is not of 2048 to 8192 bits"))?;
+        .map_err(|_| invalid("the RSA key is damaged"))?;
     Ok(spki(&asn1::algorithm(oid::RSA, &asn1::element(NULL, &[])), &public))
 }
 

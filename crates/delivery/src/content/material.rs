@@ -36,7 +36,9 @@ impl Material {
         let mut der = Zeroizing::new(vec![0; base64::decoded_len_estimate(text.len())]);
         match BASE64.decode_slice(text, &mut der) {
             Ok(length) if der.first() == Some(&SEQUENCE) => Self::from_der(&der[..length]),
-            _ => Err(invalid("the value holds neither PEM nor a PKCS#12 key store; use `format: raw`, or set `decode`")),
+            _ => Err(invalid(
+                "the value holds neither PEM nor a PKCS#12 key store; use `format: raw`, or set `decode`",
+            )),
         }
     }
 
@@ -64,7 +66,11 @@ impl Material {
     fn from_pfx(der: &[u8]) -> Result<Self> {
         let pfx = parse_pfx(der, &SecretBytes::copy_from(b""))?;
         Ok(Self {
-            keys: pfx.keys.into_iter().map(|key| (PrivateKey::from_pkcs8(&key.pkcs8), key.local_key_id)).collect(),
+            keys: pfx
+                .keys
+                .into_iter()
+                .map(|key| (PrivateKey::from_pkcs8(&key.pkcs8), key.local_key_id))
+                .collect(),
             certificates: pfx.certificates.into_iter().map(|it| (it.der, it.local_key_id)).collect(),
         })
     }
@@ -108,7 +114,11 @@ impl Material {
         let usable: Vec<_> =
             self.keys.iter().filter_map(|(key, id)| key.as_ref().ok().map(|key| (key, id))).collect();
         let Some((first, _)) = usable.first() else {
-            return Ok(Err(self.keys.iter().find_map(|(key, _)| key.as_ref().err().cloned()).unwrap_or_else(no_key)));
+            return Ok(Err(self
+                .keys
+                .iter()
+                .find_map(|(key, _)| key.as_ref().err().cloned())
+                .unwrap_or_else(no_key)));
         };
         let mut publics = Vec::new();
         for (der, id) in self.certificates.iter().filter(|(der, _)| leaf.is_none_or(|leaf| der == leaf)) {

@@ -86,7 +86,9 @@ pub(super) fn encrypted() -> keyward_core::Error {
 /// The label of a line that is a marker.
 fn marker<'a>(line: &'a [u8], kind: &[u8]) -> Option<&'a [u8]> {
     let label = line.strip_prefix(kind)?.strip_suffix(DASHES)?;
-    let plain = label.len() <= 64 && label.iter().all(|byte| (b' '..=b'~').contains(byte)) && !contains(label, DASHES);
+    let plain = label.len() <= 64
+        && label.iter().all(|byte| (b' '..=b'~').contains(byte))
+        && !contains(label, DASHES);
     plain.then_some(label)
 }
 

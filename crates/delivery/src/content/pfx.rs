@@ -52,3 +52,37 @@ pub struct PfxCertificate {
 pub fn parse_pfx(der: &[u8], password: &SecretBytes) -> Result<Pfx> {
     read::read(der, password)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::derive::{Derive, Password};
+    use super::*;
+    use crate::content::salt::Salt;
+
+    #[test]
+    fn an_empty_password_opens_what_was_written_without_any() {
+        let made = write::write_under(
+            &Password::absent(),
+            Salt::new(b"test", &[]),
+            "x",
+            b"\x30\x00",
+            &[b"\x30\x00"],
+        );
+        let made = made.unwrap();
+        let read = parse_pfx(made.expose(), &SecretBytes::copy_from(b"")).unwrap();
+        assert_eq!(*read.keys[0].pkcs8, b"\x30\x00");
+        assert!(parse_pfx(made.expose(), &SecretBytes::copy_from(b"x")).is_err());
+    }
+
+    #[test]
+    fn the_derivations_of_one_file_are_counted_together_and_refused_before_they_begin() {
+        let password = Password::absent();
+        let mut derive = Derive::new(&password);
+        for _ in 0..4 {
+            assert!(derive.spend(MAX_ITERATIONS).is_ok());
+        }
+        assert!(derive.spend(1).is_err());
+        assert!(Derive::new(&password).spend(MAX_ITERATIONS + 1).is_err());
+        assert!(Derive::new(&password).spend(0).is_err());
+    }
+}

@@ -59,7 +59,9 @@ fn code(template: &str, from: usize, close: &str) -> Result<usize> {
             b'+' if bytes[at + 1..].starts_with(close.as_bytes()) => at + 1,
             b'_' | b'(' | b')' | b',' | b'|' | b'.' | b'[' | b']' | b'-' => at + 1,
             _ if byte.is_ascii_alphanumeric() || byte.is_ascii_whitespace() => at + 1,
-            b'~' | b'+' | b'*' => return Err(refused(template, at, "uses an operator; join texts with concat(a, b)")),
+            b'~' | b'+' | b'*' => {
+                return Err(refused(template, at, "uses an operator; join texts with concat(a, b)"));
+            }
             b'=' | b'!' | b'<' | b'>' => {
                 return Err(refused(template, at, "compares or assigns; compare texts with equal(a, b)"));
             }

@@ -22,7 +22,11 @@ pub(super) fn add(environment: &mut Environment<'_>, session: &Arc<Session>) {
     environment.add_function("has", move |name: &str| at.has(name));
     let at = Arc::clone(session);
     environment.add_function("equal", move |a: Value, b: Value| {
-        at.with_text(&a, |a| at.with_text(&b, |b| Ok(SecretBytes::copy_from(a.as_bytes()).same_as(&SecretBytes::copy_from(b.as_bytes())))))
+        at.with_text(&a, |a| {
+            at.with_text(&b, |b| {
+                Ok(SecretBytes::copy_from(a.as_bytes()).same_as(&SecretBytes::copy_from(b.as_bytes())))
+            })
+        })
     });
     let at = Arc::clone(session);
     environment.add_function("concat", move |parts: Rest<Value>| concat(&at, &parts));
@@ -30,13 +34,15 @@ pub(super) fn add(environment: &mut Environment<'_>, session: &Arc<Session>) {
     let at = Arc::clone(session);
     environment.add_filter("json_key", move |value: Value, pointer: &str| {
         let value = at.with_text(&value, |text| Ok(SecretBytes::copy_from(text.as_bytes())))?;
-        let picked = pick(&value, pointer).map_err(|error| at.complain(&format!("picks nothing: {}", error.message())))?;
+        let picked = pick(&value, pointer)
+            .map_err(|error| at.complain(&format!("picks nothing: {}", error.message())))?;
         at.text(picked, "picks what is not UTF-8")
     });
     let at = Arc::clone(session);
     environment.add_filter("b64decode", move |value: Value| {
         let value = at.with_text(&value, |text| Ok(SecretBytes::copy_from(text.as_bytes())))?;
-        let decoded = decode(&value, Decode::Base64).map_err(|_| at.complain("decodes what is not base64"))?;
+        let decoded =
+            decode(&value, Decode::Base64).map_err(|_| at.complain("decodes what is not base64"))?;
         at.text(decoded, "decodes to what is not UTF-8")
     });
     for (name, quote) in QUOTES {

@@ -8,6 +8,8 @@ use minijinja::{Error, ErrorKind, Value};
 use parking_lot::Mutex;
 use zeroize::Zeroizing;
 
+use super::MAX_OUTPUT;
+
 /// Most bytes that all functions and filters of one rendering may handle together.
 const MAX_HANDLED: usize = 16 << 20;
 
@@ -94,6 +96,9 @@ impl Session {
     }
 
     pub(super) fn text(&self, value: SecretBytes, otherwise: &str) -> std::result::Result<Value, Error> {
+        if value.len() > MAX_OUTPUT {
+            return Err(self.complain("makes a text of more than 1 MiB"));
+        }
         let mut notes = self.notes.lock();
         notes.handled += value.len();
         let too_much = notes.handled > MAX_HANDLED;

@@ -46,7 +46,11 @@ pub(super) fn decrypt(
 }
 
 /// RFC 8018 §6.2.
-fn pbes2(mut parameters: Reader<'_>, data: Zeroizing<Vec<u8>>, derive: &mut Derive<'_>) -> Result<Zeroizing<Vec<u8>>> {
+fn pbes2(
+    mut parameters: Reader<'_>,
+    data: Zeroizing<Vec<u8>>,
+    derive: &mut Derive<'_>,
+) -> Result<Zeroizing<Vec<u8>>> {
     let derivation = parameters.inside(SEQUENCE)?;
     let mut scheme = parameters.inside(SEQUENCE)?;
     let name = scheme.oid()?;
@@ -69,7 +73,12 @@ fn pbes2(mut parameters: Reader<'_>, data: Zeroizing<Vec<u8>>, derive: &mut Deri
     aes(cipher, &key, iv, data)
 }
 
-fn aes(cipher: &'static Algorithm, key: &[u8], iv: [u8; 16], mut data: Zeroizing<Vec<u8>>) -> Result<Zeroizing<Vec<u8>>> {
+fn aes(
+    cipher: &'static Algorithm,
+    key: &[u8],
+    iv: [u8; 16],
+    mut data: Zeroizing<Vec<u8>>,
+) -> Result<Zeroizing<Vec<u8>>> {
     let key = UnboundCipherKey::new(cipher, key)
         .and_then(PaddedBlockDecryptingKey::cbc_pkcs7)
         .map_err(|_| undecipherable())?;

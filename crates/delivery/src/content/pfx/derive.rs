@@ -17,7 +17,8 @@ pub(super) struct Password {
 
 impl Password {
     pub(super) fn new(password: &SecretBytes) -> Result<Self> {
-        let text = password.expose_str().ok_or_else(|| invalid("the password of the key store is not text"))?;
+        let text =
+            password.expose_str().ok_or_else(|| invalid("the password of the key store is not text"))?;
         let mut bmp = Zeroizing::new(Vec::with_capacity(2 * text.len() + 2));
         bmp.extend(text.encode_utf16().chain([0]).flat_map(u16::to_be_bytes));
         Ok(Self { utf8: Zeroizing::new(text.as_bytes().to_vec()), bmp })
@@ -53,13 +54,17 @@ impl<'a> Derive<'a> {
         Self { password, ..self }
     }
 
-    fn spend(&mut self, iterations: u64) -> Result<NonZeroU32> {
+    /// Counts a derivation before it is done.
+    pub(super) fn spend(&mut self, iterations: u64) -> Result<NonZeroU32> {
         self.left = self.left.checked_sub(iterations).filter(|_| iterations <= MAX_ITERATIONS).ok_or_else(|| {
             invalid(format!(
                 "the key store asks for more key-derivation iterations than the {MAX_ITERATIONS} allowed; write it anew with fewer"
             ))
         })?;
-        u32::try_from(iterations).ok().and_then(NonZeroU32::new).ok_or_else(|| invalid("the key store asks for no key-derivation iterations"))
+        u32::try_from(iterations)
+            .ok()
+            .and_then(NonZeroU32::new)
+            .ok_or_else(|| invalid("the key store asks for no key-derivation iterations"))
     }
 
     /// The key derivation of PKCS#12 itself (RFC 7292 appendix B.2).
@@ -74,7 +79,8 @@ impl<'a> Derive<'a> {
         let iterations = self.spend(iterations)?.get();
         let block = hash.block_len();
         let diversifier = vec![purpose as u8; block];
-        let mut input = Zeroizing::new(Vec::with_capacity(2 * block + salt.len() + self.password.bmp.len() + block));
+        let mut input =
+            Zeroizing::new(Vec::with_capacity(2 * block + salt.len() + self.password.bmp.len() + block));
         for part in [salt, &self.password.bmp] {
             input.extend(part.iter().cycle().take(part.len().div_ceil(block) * block));
         }
@@ -95,7 +101,11 @@ impl<'a> Derive<'a> {
     }
 
     /// PBKDF2 as its AlgorithmIdentifier describes it (RFC 8018 appendix A.2); `length` is what the cipher needs.
-    pub(super) fn pbkdf2(&mut self, mut algorithm: Reader<'_>, length: Option<usize>) -> Result<Zeroizing<Vec<u8>>> {
+    pub(super) fn pbkdf2(
+        &mut self,
+        mut algorithm: Reader<'_>,
+        length: Option<usize>,
+    ) -> Result<Zeroizing<Vec<u8>>> {
         if algorithm.oid()? != oid::PBKDF2 {
             return Err(unsupported());
         }

@@ -2,9 +2,7 @@ use aws_lc_rs::hmac;
 use keyward_core::{Result, SecretBytes};
 use zeroize::Zeroizing;
 
-use super::super::asn1::{
-    CONTEXT_0, CONTEXT_0_PRIMITIVE, OCTET_STRING, Reader, SEQUENCE, SET, damaged, oid,
-};
+use super::super::asn1::{CONTEXT_0, CONTEXT_0_PRIMITIVE, OCTET_STRING, Reader, SEQUENCE, SET, damaged, oid};
 use super::super::{MAX_CONTENT, invalid};
 use super::cipher::{decrypt, undecipherable};
 use super::derive::{Derive, Password, Purpose, hash, unsupported};

@@ -4,7 +4,8 @@ use keyward_core::{Result, SecretBytes};
 use zeroize::Zeroizing;
 
 use super::super::asn1::{
-    self, BMP_STRING, CONTEXT_0, CONTEXT_0_PRIMITIVE, INTEGER, NULL, OCTET_STRING, OID, Reader, SEQUENCE, SET, oid,
+    self, BMP_STRING, CONTEXT_0, CONTEXT_0_PRIMITIVE, INTEGER, NULL, OCTET_STRING, OID, Reader, SEQUENCE,
+    SET, oid,
 };
 use super::super::salt::Salt;
 use super::cipher::encrypt;
@@ -26,9 +27,19 @@ pub(in crate::content) fn write(
     let empty = SecretBytes::copy_from(b"");
     let password = password.unwrap_or(&empty);
     let leaf = chain.first().copied().unwrap_or_default();
-    let mut salt = Salt::new(b"pfx", &[password.expose(), pkcs8, leaf]);
-    let text = Password::new(password)?;
-    let mut derive = Derive::new(&text);
+    let salt = Salt::new(b"pfx", &[password.expose(), pkcs8, leaf]);
+    write_under(&Password::new(password)?, salt, name, pkcs8, chain)
+}
+
+pub(super) fn write_under(
+    password: &Password,
+    mut salt: Salt,
+    name: &str,
+    pkcs8: &[u8],
+    chain: &[&[u8]],
+) -> Result<SecretBytes> {
+    let mut derive = Derive::new(password);
+    let leaf = chain.first().copied().unwrap_or_default();
 
     let attributes = attributes(name, leaf);
     let (algorithm, cipher_text) = encrypted(pkcs8, &mut salt, &mut derive)?;
@@ -57,7 +68,10 @@ pub(in crate::content) fn write(
         ]),
     ]);
 
-    let safes = sequence(&[&info(oid::ENCRYPTED_DATA, &certificates), &info(oid::DATA, &asn1::element(OCTET_STRING, &[&keys]))]);
+    let safes = sequence(&[
+        &info(oid::ENCRYPTED_DATA, &certificates),
+        &info(oid::DATA, &asn1::element(OCTET_STRING, &[&keys])),
+    ]);
     let mac = mac(&safes, &mut salt, &mut derive)?;
     let pfx = sequence(&[
         &asn1::element(INTEGER, &[&[3]]),
@@ -66,7 +80,6 @@ pub(in crate::content) fn write(
     ]);
     Ok(SecretBytes::copy_from(&pfx))
 }
-
 
 /// Encrypts with PBES2 and gives the AlgorithmIdentifier beside the cipher text.
 fn encrypted(plain: &[u8], salt: &mut Salt, derive: &mut Derive<'_>) -> Result<(Bytes, Vec<u8>)> {
@@ -99,9 +112,8 @@ fn mac(safes: &[u8], salt: &mut Salt, derive: &mut Derive<'_>) -> Result<Bytes> 
 fn attributes(name: &str, leaf: &[u8]) -> Bytes {
     let name: Vec<u8> = name.encode_utf16().flat_map(u16::to_be_bytes).collect();
     let id = digest(&SHA1_FOR_LEGACY_USE_ONLY, leaf);
-    let attribute = |kind: &[u8], value: &[u8]| {
-        sequence(&[&asn1::element(OID, &[kind]), &asn1::element(SET, &[value])])
-    };
+    let attribute =
+        |kind: &[u8], value: &[u8]| sequence(&[&asn1::element(OID, &[kind]), &asn1::element(SET, &[value])]);
     let name = attribute(oid::FRIENDLY_NAME, &asn1::element(BMP_STRING, &[&name]));
     let id = attribute(oid::LOCAL_KEY_ID, &asn1::element(OCTET_STRING, &[id.as_ref()]));
     // DER sorts the members of a set by their encoding.

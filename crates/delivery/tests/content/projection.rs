@@ -1,0 +1,276 @@
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use keyward_core::spec::{FilePath, ObjectSource, ObjectSpec, Source};
+use keyward_core::{Code, Error, Fetched, Snapshot, State};
+use keyward_delivery::projection::{Defaults, Projection, project};
+use proptest::prelude::*;
+
+use super::support::*;
+
+const DEFAULTS: Defaults = Defaults { mode: 0o440, uid: None, gid: Some(2000) };
+const V1: &str = "11111111111111111111111111111111";
+const V2: &str = "22222222222222222222222222222222";
+
+/// A vault: how each object stands, by its name.
+#[derive(Default)]
+struct Vault(HashMap<String, (State, Option<Fetched>, Option<Error>)>);
+
+impl Vault {
+    fn with(mut self, name: &str, value: &[u8]) -> Self {
+        self.set(name, V1, value);
+        self
+    }
+
+    fn set(&mut self, name: &str, version: &str, value: &[u8]) {
+        self.0.insert(name.to_owned(), (State::Fresh, Some(fetched_as(version, secret(value))), None));
+    }
+
+    fn turn(&mut self, name: &str, state: State, code: Code) {
+        let entry = self.0.get_mut(name).unwrap();
+        *entry = (state, entry.1.take(), Some(Error::new(code, "as the test says")));
+    }
+
+    fn fail(&mut self, name: &str, code: Code) {
+        self.0.insert(name.to_owned(), (State::Pending, None, Some(Error::new(code, "as the test says"))));
+    }
+
+    fn look(&self, source: &ObjectSource) -> Option<Arc<Snapshot>> {
+        let (state, fetched, error) = self.0.get(source.object.name())?;
+        Some(snapshot(source, *state, fetched.clone(), error.clone()))
+    }
+
+    fn project(&self, specs: &[ObjectSpec], previous: Option<&Projection>) -> Projection {
+        project(specs, &|source| self.look(source), previous, &DEFAULTS)
+    }
+}
+
+fn path(text: &str) -> FilePath {
+    FilePath::parse(text).unwrap()
+}
+
+fn file<'a>(projection: &'a Projection, at: &str) -> Option<&'a [u8]> {
+    projection.tree.files.get(&path(at)).map(|file| file.content.expose())
+}
+
+fn served<'a>(projection: &'a Projection, name: &str) -> Result<&'a [u8], Code> {
+    projection.entry(name).unwrap().value.as_ref().map(|value| value.expose()).map_err(Error::code)
+}
+
+#[test]
+fn names_modes_owners_and_the_final_newline_follow_the_declaration() {
+    let specs = specs(
+        "[{from: kv://shop/secrets/a, file: db/password, mode: '0400', uid: 999}, {from: kv://shop/secrets/b, newline: true}, {from: kv://shop/secrets/c, file: null}]",
+    );
+    let projection = Vault::default().with("a", b"1").with("b", b"2").with("c", b"3").project(&specs, None);
+    let a = &projection.tree.files[&path("db/password")];
+    assert_eq!((a.content.expose(), a.mode, a.uid, a.gid), (&b"1"[..], 0o400, Some(999), Some(2000)));
+    assert_eq!(file(&projection, "b"), Some(&b"2\n"[..]));
+    assert_eq!(served(&projection, "b"), Ok(&b"2\n"[..]));
+    assert_eq!(served(&projection, "c"), Ok(&b"3"[..]));
+    assert_eq!(projection.tree.files.len(), 2);
+    assert_eq!(projection.entry("a").unwrap().version.as_ref().unwrap().as_str(), V1);
+    assert!(projection.missing_required.is_empty());
+}
+
+#[test]
+fn one_bad_object_neither_empties_nor_freezes_the_others() {
+    let specs = specs(
+        "[{from: kv://shop/secrets/a, format: pem}, {from: kv://shop/secrets/b}, {from: kv://shop/secrets/c}]",
+    );
+    let mut vault = Vault::default().with("a", b"no pem").with("b", b"1");
+    vault.fail("c", Code::VaultForbidden);
+    let first = vault.project(&specs, None);
+    assert_eq!(file(&first, "b"), Some(&b"1"[..]));
+    let missing: Vec<_> =
+        first.missing_required.iter().map(|(name, error)| (name.as_str(), error.code())).collect();
+    assert_eq!(missing, [("a", Code::ContentInvalid), ("c", Code::VaultForbidden)]);
+    vault.set("b", V2, b"2");
+    assert_eq!(file(&vault.project(&specs, Some(&first)), "b"), Some(&b"2"[..]));
+}
+
+#[test]
+fn a_new_version_that_cannot_be_converted_leaves_the_last_good_one() {
+    let specs = specs("[{from: kv://shop/secrets/a, key: /p}]");
+    let mut vault = Vault::default().with("a", b"{\"p\": \"good\"}");
+    let first = vault.project(&specs, None);
+    vault.set("a", V2, b"{\"q\": \"renamed\"}");
+    let second = vault.project(&specs, Some(&first));
+    let entry = second.entry("a").unwrap();
+    assert_eq!(file(&second, "a"), Some(&b"good"[..]));
+    assert_eq!(entry.version.as_ref().unwrap().as_str(), V1);
+    assert_eq!(entry.error.as_ref().unwrap().code(), Code::ContentInvalid);
+    assert!(second.missing_required.is_empty() && second.tree.same_as(&first.tree));
+    // It survives a further projection, and the next good version replaces it.
+    let third = vault.project(&specs, Some(&second));
+    assert_eq!(file(&third, "a"), Some(&b"good"[..]));
+    vault.set("a", V2, b"{\"p\": \"better\"}");
+    assert_eq!(file(&vault.project(&specs, Some(&third)), "a"), Some(&b"better"[..]));
+}
+
+#[test]
+fn what_was_kept_is_dropped_when_the_declaration_asks_for_something_else() {
+    let mut vault = Vault::default().with("a", b"{\"p\": \"good\"}");
+    let first = vault.project(&specs("[{from: kv://shop/secrets/a, key: /p}]"), None);
+    vault.set("a", V2, b"{}");
+    let second = vault.project(&specs("[{from: kv://shop/secrets/a, key: /q}]"), Some(&first));
+    assert_eq!(served(&second, "a"), Err(Code::ContentInvalid));
+}
+
+#[test]
+fn files_outlive_every_failure_and_every_no_except_a_lasting_one_that_the_owner_wants_obeyed() {
+    let keep = specs("[{from: kv://shop/secrets/a}]");
+    let remove = specs("[{from: kv://shop/secrets/a, onRevoke: remove}]");
+    for (state, code, kept) in [
+        (State::Stale, Code::VaultUnavailable, true),
+        (State::Stale, Code::ObjectDisabled, true),
+        (State::Expired, Code::VaultThrottled, true),
+        (State::Revoked, Code::VaultForbidden, true),
+        (State::Revoked, Code::ObjectDisabled, false),
+        (State::Revoked, Code::ObjectNotFound, false),
+    ] {
+        let mut vault = Vault::default().with("a", b"1");
+        vault.turn("a", state, code);
+        assert_eq!(file(&vault.project(&keep, None), "a"), Some(&b"1"[..]), "{code:?}");
+        let projection = vault.project(&remove, Some(&vault.project(&keep, None)));
+        assert_eq!(file(&projection, "a").is_some(), kept, "{state:?} {code:?}");
+        assert_eq!(projection.entry("a").unwrap().removed, !kept);
+        assert!(projection.missing_required.is_empty(), "what is removed on purpose is not missing");
+    }
+}
+
+#[test]
+fn optional_objects_may_be_missing() {
+    let specs = specs("[{from: kv://shop/secrets/a, optional: true}, {from: kv://shop/secrets/b}]");
+    let mut vault = Vault::default().with("b", b"1");
+    vault.fail("a", Code::ObjectNotFound);
+    let projection = vault.project(&specs, None);
+    assert!(projection.missing_required.is_empty());
+    assert_eq!(projection.tree.files.len(), 1);
+}
+
+#[test]
+fn a_template_renders_over_the_other_entries_and_keeps_its_output_when_one_goes() {
+    let specs = specs(
+        "[{template: '{{ secret(\"line\") }}!', name: shout}, {template: '{{ secret(\"a\") }}-{{ secret(\"b\") }}', name: line}, {from: kv://shop/secrets/a, newline: true}, {from: kv://shop/secrets/b, onRevoke: remove}]",
+    );
+    let mut vault = Vault::default().with("a", b"1").with("b", b"2");
+    let first = vault.project(&specs, None);
+    assert_eq!(file(&first, "line"), Some(&b"1-2"[..]));
+    // A template sees objects and the templates before it.
+    assert_eq!(served(&first, "shout"), Err(Code::TemplateFailed));
+    vault.turn("b", State::Revoked, Code::ObjectDisabled);
+    let second = vault.project(&specs, Some(&first));
+    assert_eq!((file(&second, "b"), file(&second, "line")), (None, Some(&b"1-2"[..])));
+    assert_eq!(second.entry("line").unwrap().error.as_ref().unwrap().code(), Code::TemplateFailed);
+}
+
+#[test]
+fn a_template_goes_with_its_input_when_it_says_so() {
+    let specs = specs(
+        "[{from: kv://shop/secrets/b, onRevoke: remove}, {template: 'x{{ secret(\"b\") }}', name: line, onRevoke: remove}]",
+    );
+    let mut vault = Vault::default().with("b", b"2");
+    let first = vault.project(&specs, None);
+    assert_eq!(first.tree.files.len(), 2);
+    vault.turn("b", State::Revoked, Code::ObjectNotFound);
+    let second = vault.project(&specs, Some(&first));
+    assert!(second.tree.files.is_empty() && second.missing_required.is_empty());
+}
+
+#[test]
+fn a_pair_is_two_files_and_one_value() {
+    let specs = specs("[{from: kv://shop/secrets/tls, format: pem-pair, file: tls/server}]");
+    let projection = Vault::default().with("tls", &fixture("p256.pfx")).project(&specs, None);
+    assert_eq!(file(&projection, "tls/server.key").unwrap(), fixture("p256.key.pem"));
+    assert_eq!(labels(file(&projection, "tls/server.crt").unwrap()), ["CERTIFICATE"; 3]);
+    assert_eq!(labels(served(&projection, "tls").unwrap()).len(), 4);
+    assert_eq!(projection.tree.files.len(), 2);
+}
+
+#[test]
+fn a_key_store_takes_its_password_from_another_entry_and_follows_it() {
+    let specs = specs(
+        "[{from: kv://shop/secrets/tls, format: jks, passwordFrom: pw}, {from: kv://shop/secrets/pw, file: null, newline: true}]",
+    );
+    let mut vault = Vault::default().with("tls", &fixture("p256.pfx"));
+    assert_eq!(vault.project(&specs, None).missing_required.len(), 2);
+    vault.set("pw", V1, b"first-one");
+    let first = vault.project(&specs, None);
+    vault.set("pw", V2, b"second-one");
+    let second = vault.project(&specs, Some(&first));
+    assert_ne!(file(&first, "tls").unwrap(), file(&second, "tls").unwrap());
+    assert!(vault.project(&specs, Some(&second)).tree.same_as(&second.tree));
+    vault.0.remove("pw");
+    let third = vault.project(&specs, Some(&second));
+    assert_eq!(file(&second, "tls"), file(&third, "tls"), "the password's own last value is kept");
+}
+
+#[test]
+fn an_entry_tells_whether_a_reader_would_see_a_change() {
+    let specs = specs("[{from: kv://shop/secrets/a}, {from: kv://shop/secrets/b}]");
+    let mut vault = Vault::default().with("a", b"1").with("b", b"2");
+    let first = vault.project(&specs, None);
+    vault.set("a", V2, b"1");
+    vault.set("b", V2, b"3");
+    let second = vault.project(&specs, Some(&first));
+    assert!(
+        second.entry("a").unwrap().same_as(first.entry("a").unwrap()),
+        "the same value under a new version"
+    );
+    assert!(!second.entry("b").unwrap().same_as(first.entry("b").unwrap()));
+}
+
+/// Declarations as the object grammar would never let them through: names and paths may clash.
+fn wild() -> impl Strategy<Value = Vec<ObjectSpec>> {
+    let template = specs("[{from: kv://shop/secrets/a}]").remove(0);
+    let one = ("[ab]{1,2}", "[ab](/[ab]){0,2}", any::<bool>(), any::<bool>());
+    prop::collection::vec(one, 1..6).prop_map(move |items| {
+        items
+            .into_iter()
+            .map(|(name, file, pair, text)| {
+                let mut spec = template.clone();
+                spec.name = name;
+                spec.file = Some(path(&file));
+                if let (Source::Object(source), true) = (&mut spec.source, pair) {
+                    source.format = keyward_core::spec::Format::PemPair;
+                }
+                if text {
+                    spec.source = Source::Template("{{ secret('a') }}".to_owned());
+                }
+                spec
+            })
+            .collect()
+    })
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_declared_no_two_paths_of_the_tree_clash(specs in wild(), pem in any::<bool>()) {
+        let value = if pem { fixture("p256.pfx") } else { b"x".to_vec() };
+        let vault = Vault::default().with("a", &value);
+        let first = vault.project(&specs, None);
+        for projection in [&first, &vault.project(&specs, Some(&first))] {
+            let paths: Vec<_> = projection.tree.files.keys().collect();
+            for (at, a) in paths.iter().enumerate() {
+                prop_assert!(paths[at + 1..].iter().all(|b| !a.clashes_with(b)), "{a}");
+            }
+            let files: usize = projection.entries.iter().map(|entry| entry.files.len()).sum();
+            prop_assert_eq!(files, paths.len(), "every file belongs to one entry");
+            prop_assert_eq!(projection.entries.len(), specs.len());
+        }
+    }
+
+    #[test]
+    fn projecting_the_same_again_changes_nothing(values in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..20), 3)) {
+        let specs = specs("[{from: kv://shop/secrets/a}, {from: kv://shop/secrets/b, decode: hex}, {from: kv://shop/secrets/c, key: /x, optional: true}]");
+        let mut vault = Vault::default();
+        for (name, value) in ["a", "b", "c"].iter().zip(&values) {
+            vault.set(name, V1, value);
+        }
+        let first = vault.project(&specs, None);
+        let second = vault.project(&specs, Some(&first));
+        prop_assert!(first.tree.same_as(&second.tree));
+        prop_assert!(first.entries.iter().zip(&second.entries).all(|(a, b)| a.same_as(b)));
+    }
+}
