@@ -24,11 +24,27 @@ mod strace;
 #[allow(dead_code, reason = "every test file uses its part of it")]
 mod support;
 use scenario::{Scenario, identity, numbered, snapshot, start};
-use strace::End;
+use strace::{End, Victim};
 use support::{expected, seen};
 
 /// What a call may fail with.
 const ERRORS: [&str; 5] = ["ENOSPC", "EIO", "EINTR", "ENOMEM", "EMFILE"];
+/// Calls that only our own code makes: interrupted, they are repeated as if nothing had been.
+const OURS: [&str; 13] = [
+    "openat2",
+    "mkdirat",
+    "symlinkat",
+    "renameat",
+    "unlinkat",
+    "readlinkat",
+    "fchmod",
+    "write",
+    "getdents64",
+    "fsopen",
+    "fsconfig",
+    "fsmount",
+    "move_mount",
+];
 
 #[test]
 fn killed_or_failing_at_any_system_call_readers_see_a_whole_tree_and_the_next_start_recovers() {
@@ -38,15 +54,16 @@ fn killed_or_failing_at_any_system_call_readers_see_a_whole_tree_and_the_next_st
         return;
     }
     let parent = tempfile::tempdir_in("/dev/shm").unwrap();
+    let victim = Victim::new();
     let mut work = Vec::new();
     for scenario in Scenario::ALL {
         if scenario == Scenario::StartMounting && !may_mount() {
             tell("SKIPPED in part: crash consistency of mounting, which is not permitted here; run as root");
             continue;
         }
-        let place = Place::new(parent.path(), 0, scenario);
+        let place = Place::new(&victim, parent.path(), 0, scenario);
         place.reset();
-        let counts = strace::count(scenario, &place.path, &parent.path().join("log"));
+        let counts = victim.count(scenario, &place.path, &parent.path().join("log"));
         place.check(End::Success);
         work.extend(counts.into_iter().map(|(call, count)| (scenario, call, count)));
     }
@@ -58,10 +75,10 @@ fn killed_or_failing_at_any_system_call_readers_see_a_whole_tree_and_the_next_st
     let workers = thread::available_parallelism().map_or(2, usize::from).clamp(2, 8);
     thread::scope(|scope| {
         for worker in 0..workers {
-            let (work, kills, errors, parent) = (&work, &kills, &errors, parent.path());
+            let (work, kills, errors, parent, victim) = (&work, &kills, &errors, parent.path(), &victim);
             scope.spawn(move || {
                 while let Some((scenario, call, _)) = { work.lock().unwrap().pop() } {
-                    let place = Place::new(parent, worker, scenario);
+                    let place = Place::new(victim, parent, worker, scenario);
                     let killed = place.kill_at_every(&call);
                     kills.fetch_add(killed, Ordering::Relaxed);
                     errors.fetch_add(place.fail_every(&call, killed), Ordering::Relaxed);
@@ -90,28 +107,35 @@ fn may_mount() -> bool {
     tmpfs::prepare(&path, tmpfs::Mode::Mount, 1 << 16, &options).is_ok() && tmpfs::unmount(&path).unwrap()
 }
 
-/// A directory of one worker for one scenario.
-struct Place {
+/// A directory of one worker for one scenario; a mount on it goes with it.
+struct Place<'a> {
+    victim: &'a Victim,
     scenario: Scenario,
     path: PathBuf,
 }
 
-impl Place {
-    fn new(parent: &Path, worker: usize, scenario: Scenario) -> Self {
-        Self { scenario, path: parent.join(format!("{worker}-{}", scenario.word())) }
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let _ = tmpfs::unmount(&self.path);
+    }
+}
+
+impl<'a> Place<'a> {
+    fn new(victim: &'a Victim, parent: &Path, worker: usize, scenario: Scenario) -> Self {
+        Self { victim, scenario, path: parent.join(format!("{worker}-{}", scenario.word())) }
     }
 
     /// Kills at call 1, 2, … of one name until the victim survives; returns how often it did not.
     fn kill_at_every(&self, call: &str) -> usize {
         for nth in 1.. {
             self.reset();
-            let end = strace::inject(self.scenario, &self.path, call, "signal=KILL", nth);
+            let end = self.victim.inject(self.scenario, &self.path, call, "signal=KILL", nth);
             self.check(end);
             match end {
                 End::Killed => {}
                 End::Success => return nth - 1,
-                End::Error => {
-                    panic!("{:?}: an error, but nothing was injected at {call} {nth}", self.scenario)
+                End::Error(code) => {
+                    panic!("{:?}: {call} {nth}: {code:?} without an injection", self.scenario)
                 }
             }
         }
@@ -123,7 +147,13 @@ impl Place {
         for nth in 1..=count {
             for error in ERRORS {
                 self.reset();
-                let end = strace::inject(self.scenario, &self.path, call, &format!("error={error}"), nth);
+                let end = self.victim.inject(self.scenario, &self.path, call, &format!("error={error}"), nth);
+                let interrupted = error == "EINTR" && OURS.contains(&call);
+                assert!(
+                    !interrupted || end == End::Success,
+                    "{:?}: {call} {nth} is not repeated",
+                    self.scenario
+                );
                 self.check(end);
             }
         }

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use keyward_core::Code;
 use keyward_delivery::atomic::AtomicDirectory;
@@ -19,10 +19,28 @@ use support::{expected, seen, tree};
 /// Swap on the machine that runs the tests is not what they are about.
 const OPTIONS: Options = Options { directory_mode: 0o755, gid: None, allow_swap: true };
 
-/// A path on a disk-backed or at least different file system, and whether mounting is permitted here.
-fn place() -> (tempfile::TempDir, bool) {
-    let parent = tempfile::tempdir().unwrap();
-    let path = parent.path().join("probe");
+/// A directory and what may be mounted in it, which goes with it.
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn join(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        for name in ["probe", "files", "volume", "deep/er"] {
+            // Also when a test failed in the middle; what is not mounted is an error that does not matter.
+            let _ = rustix::mount::unmount(self.join(name), rustix::mount::UnmountFlags::DETACH);
+        }
+    }
+}
+
+/// A place for mounts, and whether mounting is permitted here.
+fn place() -> (Place, bool) {
+    let parent = Place(tempfile::tempdir().unwrap());
+    let path = parent.join("probe");
     let permitted = prepare(&path, Mode::Mount, 1 << 20, &OPTIONS).is_ok();
     assert_eq!(unmount(&path).unwrap(), permitted);
     if !permitted {
@@ -47,7 +65,7 @@ fn a_mount_of_ours_is_capped_locked_down_found_again_and_not_stacked() {
     if !permitted {
         return;
     }
-    let path = parent.path().join("deep/er");
+    let path = parent.join("deep/er");
     let options = Options { directory_mode: 0o750, gid: Some(4242), ..OPTIONS };
     let first = prepare(&path, Mode::Auto, 64 << 10, &options).unwrap();
     assert!(first.mounted && !first.reused);
@@ -111,7 +129,7 @@ fn a_tmpfs_volume_mounted_at_the_path_is_used_and_not_hidden_by_another_mount() 
     if !permitted {
         return;
     }
-    let path = parent.path().join("volume");
+    let path = parent.join("volume");
     fs::create_dir(&path).unwrap();
     let flags = rustix::mount::MountFlags::empty();
     rustix::mount::mount("somebody", &path, "tmpfs", flags, c"size=16k").unwrap();
@@ -146,7 +164,7 @@ fn a_full_tmpfs_keeps_the_old_tree_and_leaves_no_half_written_one() {
     if !permitted {
         return;
     }
-    let path = parent.path().join("files");
+    let path = parent.join("files");
     let prepared = prepare(&path, Mode::Mount, 64 << 10, &OPTIONS).unwrap();
     let mut writer = AtomicDirectory::open(prepared.directory).unwrap();
     let sized = |byte: u8, kib: usize| tree(&[("a", b"x", 0o444), ("big", &vec![byte; kib << 10], 0o444)]);

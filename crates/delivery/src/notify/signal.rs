@@ -34,7 +34,7 @@ pub(super) fn send(signal: &str, process: &str) -> Result<(), Failed> {
             Err(Errno::SRCH) => {}
             Err(Errno::PERM) => refused = Some(not_ours(process, target.pid, target.uid)),
             Err(errno) => {
-                refused = Some(failed(format!("cannot signal {process} (pid {}): {errno}", target.pid)))
+                refused = Some(failed(format!("cannot signal {process} (pid {}): {errno}", target.pid)));
             }
         }
     }

@@ -54,7 +54,7 @@ fn file<'a>(projection: &'a Projection, at: &str) -> Option<&'a [u8]> {
 }
 
 fn served<'a>(projection: &'a Projection, name: &str) -> Result<&'a [u8], Code> {
-    projection.entry(name).unwrap().value.as_ref().map(|value| value.expose()).map_err(Error::code)
+    projection.entry(name).unwrap().value.as_ref().map(keyward_core::SecretBytes::expose).map_err(Error::code)
 }
 
 #[test]
