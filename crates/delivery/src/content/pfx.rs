@@ -1,7 +1,7 @@
 //! PKCS#12 (RFC 7292), read and written.
 //!
 //! The reader takes what Windows, OpenSSL, NSS and Java write: BER or DER, the old RC2 and 3DES ciphers and PBES2 with
-//! AES, MACs from SHA-1 to SHA-512 and PBMAC1 (RFC 9579), several keys, an empty password in both forms in use. It is
+//! AES, MACs from SHA-1 to SHA-512, several keys, an empty password in both forms in use. It is
 //! our own because a hostile file must be refused before it costs anything: the iterations of all derivations of one
 //! file are counted together, and every plaintext is wiped.
 

@@ -56,7 +56,7 @@ fn pbes2(
     let name = scheme.oid()?;
     let iv = scheme.expect(OCTET_STRING)?.content;
     if name == oid::DES3_CBC {
-        let key = derive.pbkdf2(derivation, Some(24))?;
+        let key = derive.pbkdf2(derivation, 24)?;
         return cbc(TdesEde3::new_from_slice(&key).map_err(|_| unsupported())?, iv, data);
     }
     let (cipher, length) = if name == oid::AES128_CBC {
@@ -69,7 +69,7 @@ fn pbes2(
         return Err(unsupported());
     };
     let iv: [u8; 16] = iv.try_into().map_err(|_| undecipherable())?;
-    let key = derive.pbkdf2(derivation, Some(length))?;
+    let key = derive.pbkdf2(derivation, length)?;
     aes(cipher, &key, iv, data)
 }
 

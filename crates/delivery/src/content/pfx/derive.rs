@@ -100,22 +100,16 @@ impl<'a> Derive<'a> {
         Ok(derived)
     }
 
-    /// PBKDF2 as its AlgorithmIdentifier describes it (RFC 8018 appendix A.2); `length` is what the cipher needs.
-    pub(super) fn pbkdf2(
-        &mut self,
-        mut algorithm: Reader<'_>,
-        length: Option<usize>,
-    ) -> Result<Zeroizing<Vec<u8>>> {
+    /// PBKDF2 as its AlgorithmIdentifier describes it (RFC 8018 appendix A.2); `length` is what the cipher needs, so
+    /// that a length written in the file has no say.
+    pub(super) fn pbkdf2(&mut self, mut algorithm: Reader<'_>, length: usize) -> Result<Zeroizing<Vec<u8>>> {
         if algorithm.oid()? != oid::PBKDF2 {
             return Err(unsupported());
         }
         let mut parameters = algorithm.inside(SEQUENCE)?;
         let salt = parameters.expect(OCTET_STRING)?.content;
         let iterations = parameters.number()?;
-        let written = match parameters.next_is(INTEGER) {
-            true => Some(usize::try_from(parameters.number()?).map_err(|_| unsupported())?),
-            false => None,
-        };
+        parameters.optional(INTEGER)?;
         let prf = match parameters.optional(SEQUENCE)? {
             Some(prf) => prf.inside().oid()?,
             None => oid::HMAC_SHA1,
@@ -131,7 +125,6 @@ impl<'a> Derive<'a> {
         } else {
             return Err(unsupported());
         };
-        let length = length.or(written).filter(|length| (1..=64).contains(length)).ok_or_else(unsupported)?;
         let iterations = self.spend(iterations)?;
         let mut key = Zeroizing::new(vec![0; length]);
         pbkdf2::derive(prf, iterations, salt, &self.password.utf8, &mut key);
@@ -155,11 +148,11 @@ fn add_to_blocks(input: &mut [u8], link: &[u8], block: usize) {
 pub(super) fn hash(name: &[u8]) -> Result<(&'static digest::Algorithm, hmac::Algorithm)> {
     if name == oid::SHA1 {
         Ok((&digest::SHA1_FOR_LEGACY_USE_ONLY, hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY))
-    } else if name == oid::SHA256 || name == oid::HMAC_SHA256 {
+    } else if name == oid::SHA256 {
         Ok((&digest::SHA256, hmac::HMAC_SHA256))
-    } else if name == oid::SHA384 || name == oid::HMAC_SHA384 {
+    } else if name == oid::SHA384 {
         Ok((&digest::SHA384, hmac::HMAC_SHA384))
-    } else if name == oid::SHA512 || name == oid::HMAC_SHA512 {
+    } else if name == oid::SHA512 {
         Ok((&digest::SHA512, hmac::HMAC_SHA512))
     } else {
         Err(unsupported())

@@ -61,23 +61,16 @@ fn attempt(safes: &[u8], mac: Option<Reader<'_>>, derive: &mut Derive<'_>) -> Re
     Ok(found.pfx)
 }
 
-/// `MacData` (RFC 7292 §4), or PBMAC1 in it (RFC 9579).
+/// `MacData` (RFC 7292 §4). PBMAC1 (RFC 9579) is refused as unknown until another program here writes it.
 fn verify(mut mac: Reader<'_>, safes: &[u8], derive: &mut Derive<'_>) -> Result<()> {
     let mut info = mac.inside(SEQUENCE)?;
     let mut algorithm = info.inside(SEQUENCE)?;
     let tag = info.octets()?;
     let salt = mac.octets()?;
     let name = algorithm.oid()?;
-    let (key, algorithm) = if name == oid::PBMAC1 {
-        let mut parameters = algorithm.inside(SEQUENCE)?;
-        let derivation = parameters.inside(SEQUENCE)?;
-        let (_, scheme) = hash(parameters.inside(SEQUENCE)?.oid()?)?;
-        (derive.pbkdf2(derivation, None)?, scheme)
-    } else {
-        let iterations = if mac.is_empty() { 1 } else { mac.number()? };
-        let (digest, scheme) = hash(name)?;
-        (derive.pkcs12(digest, &salt, iterations, Purpose::Mac, digest.output_len())?, scheme)
-    };
+    let iterations = if mac.is_empty() { 1 } else { mac.number()? };
+    let (digest, algorithm) = hash(name)?;
+    let key = derive.pkcs12(digest, &salt, iterations, Purpose::Mac, digest.output_len())?;
     hmac::verify(&hmac::Key::new(algorithm, &key), safes, &tag).map_err(|_| undecipherable())
 }
 

@@ -93,7 +93,7 @@ fn encrypted(plain: &[u8], salt: &mut Salt, derive: &mut Derive<'_>) -> Result<(
         ]),
     );
     let scheme = asn1::algorithm(oid::AES256_CBC, &asn1::element(OCTET_STRING, &[&iv]));
-    let key = derive.pbkdf2(Reader::new(&derivation).inside(SEQUENCE)?, Some(32))?;
+    let key = derive.pbkdf2(Reader::new(&derivation).inside(SEQUENCE)?, 32)?;
     Ok((asn1::algorithm(oid::PBES2, &sequence(&[&derivation, &scheme])), encrypt(&key, iv, plain)?))
 }
 
