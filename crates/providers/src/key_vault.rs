@@ -13,6 +13,7 @@ mod refusal;
 mod session;
 pub mod wire;
 
+use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -91,10 +92,13 @@ pub struct KeyVault {
     settings: KeyVaultSettings,
     tokens: Arc<dyn TokenSource>,
     clock: Arc<dyn Clock>,
-    transport: Box<dyn Fn(&VaultHost) -> Arc<dyn HttpClient> + Send + Sync>,
+    transport: Box<Transports>,
     vaults: Mutex<HashMap<VaultHost, Arc<Vault>>>,
     random: Mutex<fastrand::Rng>,
 }
+
+/// Makes the transport of a vault.
+type Transports = dyn Fn(&VaultHost) -> Arc<dyn HttpClient> + Send + Sync;
 
 /// What is kept for each vault as long as the process lives.
 struct Vault {
@@ -360,7 +364,7 @@ impl Provider for KeyVault {
                 .collect::<Result<Vec<_>>>()
         });
         let mut versions = versions.map_err(|error| self.named(error, object))?;
-        versions.sort_by(|a, b| (b.created, b.updated).cmp(&(a.created, a.updated)));
+        versions.sort_by_key(|line| Reverse((line.created, line.updated)));
         versions.truncate(limit);
         Ok(versions)
     }

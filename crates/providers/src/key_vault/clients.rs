@@ -54,7 +54,7 @@ impl Clients {
             per_try_policies: vec![Arc::clone(&gatekeeper)],
             retry: RetryOptions::none(),
             transport: Some(Transport::new(Arc::clone(&transport))),
-            user_agent: UserAgentOptions { application_id: Some("keyward".to_owned()), ..Default::default() },
+            user_agent: UserAgentOptions { application_id: Some("keyward".to_owned()) },
             ..Default::default()
         };
         let endpoint = session.endpoint.as_str();

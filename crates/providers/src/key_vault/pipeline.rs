@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use keyward_core::{Code, Error};
 use parking_lot::Mutex;
+use zeroize::Zeroizing;
 
 use super::refusal::{Asked, refusal};
 use super::session::Session;
@@ -73,8 +74,8 @@ impl Policy for Gatekeeper {
         if answer.status() == StatusCode::Unauthorized
             && let Some(fresh) = self.session.token_after_401(&sent).await.map_err(ours)?
         {
-            sent = fresh.secret.expose_str().unwrap_or_default().to_owned();
-            request.insert_header(AUTHORIZATION, format!("Bearer {sent}"));
+            sent = Zeroizing::new(fresh.secret.expose_str().unwrap_or_default().to_owned());
+            request.insert_header(AUTHORIZATION, format!("Bearer {}", *sent));
             answer = self.answer(request, next).await?;
         }
         let (status, headers, body) = answer.deconstruct();
@@ -139,8 +140,9 @@ fn ours(error: Error) -> azure_core::Error {
     azure_core::Error::new(azure_core::error::ErrorKind::Other, error)
 }
 
-fn bearer(request: &Request) -> Option<String> {
-    request.headers().get_optional_str(&AUTHORIZATION)?.strip_prefix("Bearer ").map(str::to_owned)
+fn bearer(request: &Request) -> Option<Zeroizing<String>> {
+    let token = request.headers().get_optional_str(&AUTHORIZATION)?.strip_prefix("Bearer ")?;
+    Some(Zeroizing::new(token.to_owned()))
 }
 
 fn is_json(headers: &Headers) -> bool {

@@ -5,7 +5,7 @@ use azure_core::http::headers::WWW_AUTHENTICATE;
 use azure_core::http::{HttpClient, Method, Request, Url};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared, WeakShared};
-use keyward_core::{AccessToken, Clock, Code, Error, Result, SecretBytes, TokenSource, VaultHost};
+use keyward_core::{AccessToken, Clock, Code, Error, Hop, Result, SecretBytes, TokenSource, VaultHost};
 use parking_lot::Mutex;
 
 use super::challenge::{Challenge, parse_challenge};
@@ -237,6 +237,7 @@ impl From<Error> for Failed {
             Code::TlsUntrusted,
             Code::TlsVersion,
         ];
-        Self { again: !pointless.contains(&error.code()), error }
+        let of_token = matches!(error.hop(), Hop::Token | Hop::Identity);
+        Self { again: !of_token && !pointless.contains(&error.code()), error }
     }
 }

@@ -1,7 +1,6 @@
 //! The provider on a scripted transport: what is sent, how often, and what becomes of each answer, in paused time.
 //!
-//! Tests named `limit_NN` each hold one limit of the SDK down that a broker cannot live with, by the numbers of
-//! `docs/adr/0002`.
+//! Tests named `limit_NN` each hold one limit of the SDK down that a broker cannot live with; `limits` says which.
 
 mod limits;
 mod script;
@@ -133,16 +132,17 @@ async fn three_clients_of_one_vault_share_one_challenge() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn versions_of_one_second_keep_the_order_of_the_listing() {
+async fn versions_are_sorted_by_age_and_those_of_one_second_stay_as_listed() {
     let line = |version: &str, created: u64| {
         serde_json::json!({"id": format!("https://shop.vault.azure.net/secrets/db/{version}"),
             "attributes": {"created": created, "updated": created}})
     };
-    let body = serde_json::json!({"value": [line(VERSION, 5), line(OTHER_VERSION, 9)]}).to_string();
+    let lines = [line(VERSION, 5), line(OTHER_VERSION, 9), line(&"a".repeat(32), 5)];
+    let body = serde_json::json!({"value": lines}).to_string();
     let script = Script::answering(move |_| reply(200, &body));
     let versions = script.provider().versions(&object("kv://shop/secrets/db"), 9).await.unwrap();
     assert_eq!(
         versions.iter().map(|line| line.version.as_str()).collect::<Vec<_>>(),
-        [OTHER_VERSION, VERSION]
+        [OTHER_VERSION, VERSION, &"a".repeat(32)]
     );
 }
