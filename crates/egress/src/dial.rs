@@ -23,9 +23,6 @@ use crate::resolve::Resolver;
 use crate::roots::TlsConfigs;
 use crate::{EgressSettings, ProxySettings, TlsFloor, failure};
 
-/// For name resolution and the TCP connection together with all its addresses.
-const CONNECT_LIMIT: Duration = Duration::from_secs(5);
-
 /// Opens connections: resolve, connect, tunnel through the proxy, TLS. One for each kind of trust.
 #[derive(Clone)]
 pub(crate) struct Dialer(Arc<Parts>);
@@ -37,6 +34,8 @@ pub(crate) struct Parts {
     pub(crate) tls: TlsConfigs,
     /// Sent as SNI and verified instead of the URL's host.
     pub(crate) server_name: Option<ServerName<'static>>,
+    /// For name resolution and the TCP connection together.
+    pub(crate) connect_limit: Duration,
     pub(crate) gates: Arc<Gates>,
     pub(crate) handshakes: Arc<Handshakes>,
     pub(crate) observer: Arc<dyn Observer>,
@@ -51,7 +50,7 @@ impl Dialer {
         let host = uri.host().unwrap_or_default().to_ascii_lowercase();
         self.0.resolver.check_literal(&host)?;
         if uri.scheme_str() != Some("https") {
-            let io = tcp(uri, &host, self.0.resolver.clone()).await?;
+            let io = tcp(uri, &host, self.0.resolver.clone(), self.0.connect_limit).await?;
             return Ok(TokioIo::new(Stream { io, h2: false, _line: None }));
         }
         // Taken before the connection is opened, so that a vault never sees more of them than it should.
@@ -62,7 +61,7 @@ impl Dialer {
         let proxy = self.0.proxy.intercept(&uri).filter(|_| !self.0.resolver.is_fixed(&host));
         let io = match proxy {
             Some(proxy) => self.tunnel(uri, &host, &proxy).await?,
-            None => tcp(uri, &host, self.0.resolver.clone()).await?,
+            None => tcp(uri, &host, self.0.resolver.clone(), self.0.connect_limit).await?,
         };
         let (io, handshake) = self.handshake(&host, self.0.server_name.clone(), io).await?;
         let line = line.map(Line::up);
@@ -115,15 +114,15 @@ impl Dialer {
     }
 }
 
-async fn tcp(uri: Uri, host: &str, resolver: Resolver) -> Result<Boxed> {
+async fn tcp(uri: Uri, host: &str, resolver: Resolver, limit: Duration) -> Result<Boxed> {
     let mut connector = HttpConnector::new_with_resolver(resolver);
     connector.enforce_http(false);
     connector.set_nodelay(true);
-    connector.set_connect_timeout(Some(CONNECT_LIMIT));
-    match tokio::time::timeout(CONNECT_LIMIT, connector.call(uri)).await {
+    connector.set_connect_timeout(Some(limit));
+    match tokio::time::timeout(limit, connector.call(uri)).await {
         Ok(Ok(io)) => Ok(Box::new(io.into_inner())),
         Ok(Err(error)) => Err(failure::of_connect(host, &error)),
-        Err(_) => Err(failure::connect_timeout(host, CONNECT_LIMIT)),
+        Err(_) => Err(failure::connect_timeout(host, limit)),
     }
 }
 
@@ -159,7 +158,7 @@ impl Service<Uri> for ToProxy {
         Box::pin(async move {
             let host = uri.host().unwrap_or_default().to_ascii_lowercase();
             let secure = uri.scheme_str() == Some("https");
-            let io = tcp(uri, &host, Resolver::unrestricted()).await?;
+            let io = tcp(uri, &host, Resolver::unrestricted(), dialer.0.connect_limit).await?;
             if secure {
                 dialer.proxy_handshake(&host, io).await.map(TokioIo::new)
             } else {

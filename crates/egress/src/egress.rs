@@ -22,6 +22,12 @@ use crate::resolve::Resolver;
 use crate::roots::{self, TlsConfigs};
 use crate::{EgressSettings, Handshake, ProxySettings, TlsFloor, VaultTransport, body, failure};
 
+/// For name resolution and the TCP connection together, with all addresses.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// The same for what is on this machine: where there is no metadata service, nobody should wait long to learn it.
+const NEAR_CONNECT_LIMIT: Duration = Duration::from_secs(2);
+
 const USER_AGENT: &str = concat!("keyward/", env!("CARGO_PKG_VERSION"));
 
 /// The way out: every connection to another machine is opened here. Cheap to share, one for each process.
@@ -58,12 +64,14 @@ impl Egress {
             proxy,
             tls: tls.clone(),
             server_name: None,
+            connect_limit: CONNECT_LIMIT,
             gates: Arc::clone(&gates),
             handshakes: Arc::clone(&handshakes),
             observer: Arc::clone(&observer),
         };
         let public = parts(Resolver::new(&settings), settings.proxy.clone());
-        let plain = parts(Resolver::unrestricted(), ProxySettings::none());
+        let mut plain = parts(Resolver::unrestricted(), ProxySettings::none());
+        plain.connect_limit = NEAR_CONNECT_LIMIT;
         Ok(Arc::new(Self {
             public: ArcSwap::from_pointee(client::build(Dialer::new(public), settings.max_connections_http1)),
             plain: client::build(Dialer::new(plain), 1),
@@ -87,18 +95,21 @@ impl Egress {
         Ok(())
     }
 
-    /// Trust in a server with a CA of its own (`ca_pem`), which is sent and must prove `server_name` if given, else the
-    /// URL's host. It is reached without a proxy.
+    /// Trust in one server by a CA of its own (`ca_pem`; without it, by the public and configured roots), which is sent
+    /// and must prove `server_name` if given, else the URL's host. It is reached without a proxy.
     ///
     /// # Errors
     /// `KW_CONFIG_INVALID` when the CA or the name cannot be read.
-    pub fn trust(&self, ca_pem: &[u8], server_name: Option<&str>) -> Result<Trust> {
+    pub fn trust(&self, ca_pem: Option<&[u8]>, server_name: Option<&str>) -> Result<Trust> {
         let name = |text: &str| {
             ServerName::try_from(text.to_owned())
                 .map_err(|_| Error::new(Code::ConfigInvalid, "the TLS server name is not a DNS name"))
         };
         let server_name = server_name.map(name).transpose()?;
-        let roots = roots::parse_roots(ca_pem)?;
+        let roots = match ca_pem {
+            Some(pem) => roots::parse_roots(pem)?,
+            None => roots::public_roots(self.settings.extra_roots_pem.as_deref())?,
+        };
         let resolver = Resolver::new(&EgressSettings {
             resolve: self.settings.resolve.clone(),
             ..EgressSettings::default()
@@ -120,6 +131,7 @@ impl Egress {
             proxy,
             tls: TlsConfigs::new(roots, Arc::clone(&self.clock))?,
             server_name,
+            connect_limit: CONNECT_LIMIT,
             gates: Arc::clone(&self.gates),
             handshakes: Arc::clone(&self.handshakes),
             observer: Arc::clone(&self.observer),

@@ -120,10 +120,10 @@ async fn a_server_with_its_own_ca_is_reached_by_its_sni_name_and_by_no_other_tru
     let egress = egress(settings(&public, &server));
     let mut request = get(&format!("https://{}/", server.address));
     assert_eq!(egress.send(request.clone()).await.err().unwrap().code(), Code::TlsUntrusted);
-    request.trust = Some(egress.trust(&own.pem, Some("proxy.sni.test")).unwrap());
+    request.trust = Some(egress.trust(Some(&own.pem), Some("proxy.sni.test")).unwrap());
     assert_eq!(egress.send(request.clone()).await.ok().unwrap().status, 200);
     assert_eq!(server.server_names.lock().as_slice(), ["proxy.sni.test"]);
-    request.trust = Some(egress.trust(&public.pem, Some("proxy.sni.test")).unwrap());
+    request.trust = Some(egress.trust(Some(&public.pem), Some("proxy.sni.test")).unwrap());
     assert_eq!(egress.send(request).await.err().unwrap().code(), Code::TlsUntrusted);
 }
 

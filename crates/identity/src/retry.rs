@@ -1,0 +1,145 @@
+use std::time::Duration;
+
+use async_trait::async_trait;
+use keyward_core::backoff::RetryPolicy;
+use keyward_core::{Error, Result};
+
+use crate::Issued;
+
+/// A failed try of an exchange, and whether another may help.
+pub(crate) struct Failed {
+    pub(crate) error: Error,
+    pub(crate) again: Again,
+}
+
+/// Why another try may help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Again {
+    /// It may not.
+    Never,
+    /// The error is transient: the way's own policy decides.
+    Policy,
+    /// A new federated credential takes seconds to be known everywhere (AADSTS70021x).
+    Propagating,
+    /// The assertion was out of its time (AADSTS700024): the file may have been replaced since it was read.
+    Reread,
+    /// The metadata service is being updated and back within 70 s (410).
+    Updating,
+}
+
+impl Failed {
+    pub(crate) fn never(error: Error) -> Self {
+        Self { error, again: Again::Never }
+    }
+
+    /// As the policy says for the error's kind.
+    pub(crate) fn policy(error: Error) -> Self {
+        Self { error, again: Again::Policy }
+    }
+}
+
+/// Tries within one exchange.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Tries {
+    policy: u32,
+    propagating: u32,
+    rereads: u32,
+    updating: u32,
+    waited: Duration,
+}
+
+impl Tries {
+    /// The wait before the next try, or `None` to give up. `random` is in `0.0..1.0`.
+    pub(crate) fn next(&mut self, policy: &RetryPolicy, failed: &Failed, random: f64) -> Option<Duration> {
+        match failed.again {
+            Again::Never => None,
+            Again::Policy => {
+                self.policy += 1;
+                let wait = policy.next(&failed.error, self.policy, self.waited, random)?;
+                self.waited += wait;
+                Some(wait)
+            }
+            Again::Propagating => {
+                self.propagating += 1;
+                // 1, 2 and 4 s, a quarter more by chance.
+                (self.propagating <= 3)
+                    .then(|| Duration::from_secs(1 << (self.propagating - 1)).mul_f64(1.0 + 0.25 * random))
+            }
+            Again::Reread => {
+                self.rereads += 1;
+                (self.rereads <= 1).then_some(Duration::ZERO)
+            }
+            Again::Updating => {
+                self.updating += 1;
+                (self.updating <= 7).then_some(Duration::from_secs(10))
+            }
+        }
+    }
+}
+
+/// One try of an exchange.
+#[async_trait]
+pub(crate) trait Attempt: Send + Sync {
+    async fn attempt(&self, resource: &str) -> std::result::Result<Issued, Failed>;
+}
+
+/// Tries until it succeeds or the rules say to give up.
+pub(crate) async fn until_done(policy: &RetryPolicy, way: &dyn Attempt, resource: &str) -> Result<Issued> {
+    let mut tries = Tries::default();
+    loop {
+        let failed = match way.attempt(resource).await {
+            Ok(issued) => return Ok(issued),
+            Err(failed) => failed,
+        };
+        match tries.next(policy, &failed, fastrand::f64()) {
+            Some(wait) => {
+                let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+                tracing::debug!(error = %failed.error, wait_ms, "a token exchange is tried again");
+                tokio::time::sleep(wait).await;
+            }
+            None => return Err(failed.error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keyward_core::Code;
+    use proptest::prelude::*;
+
+    fn failed(again: Again) -> Failed {
+        Failed { error: Error::new(Code::TokenUnavailable, "down"), again }
+    }
+
+    #[test]
+    fn an_update_of_the_metadata_service_is_waited_out_for_seventy_seconds() {
+        let mut tries = Tries::default();
+        let waits: Vec<_> =
+            std::iter::from_fn(|| tries.next(&RetryPolicy::NONE, &failed(Again::Updating), 0.5)).collect();
+        assert_eq!(waits.iter().sum::<Duration>(), Duration::from_secs(70));
+    }
+
+    #[test]
+    fn a_file_is_read_again_once() {
+        let mut tries = Tries::default();
+        assert_eq!(tries.next(&RetryPolicy::NONE, &failed(Again::Reread), 0.5), Some(Duration::ZERO));
+        assert_eq!(tries.next(&RetryPolicy::NONE, &failed(Again::Reread), 0.5), None);
+    }
+
+    proptest! {
+        #[test]
+        fn every_mix_of_failures_ends(kinds in proptest::collection::vec(0usize..5, 0..200), random in 0.0f64..1.0) {
+            let all = [Again::Never, Again::Policy, Again::Propagating, Again::Reread, Again::Updating];
+            let mut tries = Tries::default();
+            let mut went_on = 0;
+            for kind in kinds {
+                if tries.next(&RetryPolicy::VAULT, &failed(all[kind]), random).is_none() {
+                    break;
+                }
+                went_on += 1;
+            }
+            prop_assert!(went_on <= 3 + 3 + 1 + 7);
+        }
+    }
+}
