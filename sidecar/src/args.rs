@@ -58,11 +58,15 @@ fn read(file: Option<&Path>, overrides: &[(&'static str, String)]) -> Result<Con
     let document = match file {
         None => Vec::new(),
         Some(path) => {
-            let unreadable =
-                |error| Error::new(Code::ConfigInvalid, format!("{} cannot be read: {error}", path.display()));
+            let unreadable = |error| {
+                Error::new(Code::ConfigInvalid, format!("{} cannot be read: {error}", path.display()))
+            };
             let size = std::fs::metadata(path).map_err(unreadable)?.len();
             if size > MAX_FILE {
-                return Err(Error::new(Code::ConfigInvalid, format!("{} is larger than 1 MiB", path.display())));
+                return Err(Error::new(
+                    Code::ConfigInvalid,
+                    format!("{} is larger than 1 MiB", path.display()),
+                ));
             }
             std::fs::read(path).map_err(unreadable)?
         }
@@ -132,10 +136,9 @@ fn socket(file: Option<&Path>, overrides: &[(&'static str, String)]) -> Result<P
     if file.is_none() {
         return Ok(PathBuf::from("/var/run/keyward-api/keyward.sock"));
     }
-    read(file, overrides)?
-        .grpc
-        .map(|grpc| grpc.socket)
-        .ok_or_else(|| Error::new(Code::ConfigInvalid, "--probe asks through grpc.socket, which is not configured"))
+    read(file, overrides)?.grpc.map(|grpc| grpc.socket).ok_or_else(|| {
+        Error::new(Code::ConfigInvalid, "--probe asks through grpc.socket, which is not configured")
+    })
 }
 
 #[cfg(test)]
@@ -153,7 +156,14 @@ mod tests {
 
     #[test]
     fn flags_alone_make_a_configuration() {
-        let words = ["--objects", "[kv://shop/secrets/a]", "--grpc-socket", "/run/k.sock", "--rotation-interval", "30s"];
+        let words = [
+            "--objects",
+            "[kv://shop/secrets/a]",
+            "--grpc-socket",
+            "/run/k.sock",
+            "--rotation-interval",
+            "30s",
+        ];
         let Ok(Action::Run { setup, once: false }) = parse_words(&words) else { panic!("refused") };
         assert_eq!(setup.config.rotation.interval.as_secs(), 30);
     }
@@ -162,7 +172,11 @@ mod tests {
     fn flags_win_over_the_document_also_when_it_is_read_again() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("c.yaml");
-        std::fs::write(&file, "objects: [kv://shop/secrets/a]\ngrpc: {socket: /run/k.sock}\nrotation: {interval: 10s}\n").unwrap();
+        std::fs::write(
+            &file,
+            "objects: [kv://shop/secrets/a]\ngrpc: {socket: /run/k.sock}\nrotation: {interval: 10s}\n",
+        )
+        .unwrap();
         let words = ["--config", file.to_str().unwrap(), "--rotation-interval", "20s"];
         let Ok(Action::Run { setup, .. }) = parse_words(&words) else { panic!("refused") };
         assert_eq!(setup.config.rotation.interval.as_secs(), 20);

@@ -7,7 +7,6 @@ mod app;
 mod args;
 mod engine;
 mod harden;
-mod identity;
 mod reload;
 mod restart;
 mod signals;
@@ -32,7 +31,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             report(&format!("the configuration is valid: {} objects", setup.config.objects.len()));
             Ok(())
         }
-        args::Action::Run { setup, once } => harden::harden().and_then(|()| on_runtime(app::run(*setup, once))),
+        args::Action::Run { setup, once } => {
+            harden::harden().and_then(|()| on_runtime(app::run(*setup, once)))
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -50,7 +51,9 @@ fn on_runtime(run: impl Future<Output = keyward_core::Result<()>>) -> keyward_co
         .thread_keep_alive(std::time::Duration::from_secs(1))
         .max_blocking_threads(4)
         .build()
-        .map_err(|error| Error::new(keyward_core::Code::Internal, "the runtime cannot start").detail(error))?;
+        .map_err(|error| {
+            Error::new(keyward_core::Code::Internal, "the runtime cannot start").detail(error)
+        })?;
     let result = runtime.block_on(run);
     // A conversion that still runs must not hold up the exit.
     runtime.shutdown_background();

@@ -23,7 +23,10 @@ impl Signals {
     /// # Errors
     /// `KW_INTERNAL` when a handler cannot be installed.
     pub(crate) fn listen() -> Result<Self> {
-        let on = |kind| signal(kind).map_err(|error| Error::new(Code::Internal, "signals cannot be received").detail(error));
+        let on = |kind| {
+            signal(kind)
+                .map_err(|error| Error::new(Code::Internal, "signals cannot be received").detail(error))
+        };
         Ok(Self {
             terminate: on(SignalKind::terminate())?,
             interrupt: on(SignalKind::interrupt())?,

@@ -4,12 +4,12 @@ use std::sync::{Arc, Weak};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use keyward_broker::Broker;
-use keyward_core::observe::{Event, Lookup, Observer};
 use keyward_core::spec::{ObjectSpec, Source};
 use keyward_core::{
-    Code, Error, FetchRequest, IdentityKey, ObjectKey, Result, SecretView, Served, Snapshot, State, Version,
+    Code, Error, FetchRequest, IdentityKey, ObjectKey, Result, SecretView, Served, Snapshot, Version,
 };
 use keyward_delivery::content::convert;
+use keyward_delivery::projection::with_newline;
 use tokio::sync::watch;
 
 /// What the local API reads: a table that the engine replaces whole.
@@ -17,7 +17,6 @@ pub(crate) struct View {
     table: ArcSwap<Table>,
     generation: watch::Sender<u64>,
     broker: Weak<Broker>,
-    observer: Arc<dyn Observer>,
 }
 
 #[derive(Default)]
@@ -28,12 +27,11 @@ struct Table {
 }
 
 impl View {
-    pub(crate) fn new(broker: &Arc<Broker>, observer: Arc<dyn Observer>) -> Arc<Self> {
+    pub(crate) fn new(broker: &Arc<Broker>) -> Arc<Self> {
         Arc::new(Self {
             table: ArcSwap::default(),
             generation: watch::Sender::new(0),
             broker: Arc::downgrade(broker),
-            observer,
         })
     }
 
@@ -73,21 +71,23 @@ impl View {
     fn convert(&self, spec: &ObjectSpec, snapshot: &Snapshot) -> Result<Arc<Served>> {
         let Source::Object(source) = &spec.source else { return Err(no_upstream(&spec.name)) };
         let fetched = snapshot.fetched.as_ref().ok_or_else(|| {
-            snapshot.error.clone().unwrap_or_else(|| Error::new(Code::VaultUnavailable, "the object was not read yet"))
+            snapshot
+                .error
+                .clone()
+                .unwrap_or_else(|| Error::new(Code::VaultUnavailable, "the object was not read yet"))
         })?;
         let password = match &source.password_from {
             None => None,
             Some(from) => Some(
-                self.get_quietly(from)
-                    .ok_or_else(|| Error::new(Code::UnknownName, format!("{from} is not declared for this pod")))?
+                self.get(from)
+                    .ok_or_else(|| {
+                        Error::new(Code::UnknownName, format!("{from} is not declared for this pod"))
+                    })?
                     .value
                     .clone()?,
             ),
         };
-        let mut value = convert(source, fetched, password.as_ref())?.value;
-        if spec.newline {
-            value = keyward_delivery::projection::with_newline(value);
-        }
+        let value = with_newline(spec, &convert(source, fetched, password.as_ref())?.value);
         Ok(Arc::new(Served {
             name: spec.name.clone(),
             value: Ok(value),
@@ -103,24 +103,12 @@ impl View {
             sequence: snapshot.sequence,
         }))
     }
-
-    fn get_quietly(&self, name: &str) -> Option<Arc<Served>> {
-        self.table.load().served.get(name).cloned()
-    }
 }
 
 #[async_trait]
 impl SecretView for View {
     fn get(&self, name: &str) -> Option<Arc<Served>> {
-        let found = self.get_quietly(name);
-        let outcome = match &found {
-            Some(served) if served.value.is_err() => Lookup::Refused,
-            Some(served) if served.state == State::Fresh => Lookup::Hit,
-            Some(_) => Lookup::Stale,
-            None => Lookup::Refused,
-        };
-        self.observer.event(&Event::Lookup { outcome });
-        found
+        self.table.load().served.get(name).cloned()
     }
 
     fn list(&self) -> Vec<Arc<Served>> {
@@ -129,7 +117,7 @@ impl SecretView for View {
 
     async fn version(&self, name: &str, version: &str) -> Result<Arc<Served>> {
         let version = Version::parse(version)?;
-        if let Some(current) = self.get_quietly(name)
+        if let Some(current) = self.get(name)
             && current.version.as_ref() == Some(&version)
         {
             return Ok(current);
@@ -138,7 +126,6 @@ impl SecretView for View {
         let Source::Object(source) = &spec.source else { return Err(no_upstream(name)) };
         let request = FetchRequest { object: source.object.at(version), parts: source.parts() };
         let snapshot = broker.get(&ObjectKey { identity, request }).await?;
-        self.observer.event(&Event::Lookup { outcome: Lookup::Miss });
         self.convert(&spec, &snapshot)
     }
 
@@ -147,7 +134,6 @@ impl SecretView for View {
         let Source::Object(source) = &spec.source else { return Err(no_upstream(name)) };
         let request = FetchRequest { object: source.object.clone(), parts: source.parts() };
         let snapshot = broker.refresh(&ObjectKey { identity, request }).await?;
-        self.observer.event(&Event::Lookup { outcome: Lookup::Miss });
         self.convert(&spec, &snapshot)
     }
 

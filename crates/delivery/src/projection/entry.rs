@@ -143,7 +143,7 @@ pub(super) fn contents(spec: &ObjectSpec, converted: &Converted) -> Vec<SecretBy
 }
 
 /// Adds the final newline that `newline: true` asks for; binary formats are never touched.
-pub(super) fn with_newline(spec: &ObjectSpec, value: &SecretBytes) -> SecretBytes {
+pub fn with_newline(spec: &ObjectSpec, value: &SecretBytes) -> SecretBytes {
     let binary = matches!(
         &spec.source,
         Source::Object(source) if matches!(source.format, Format::Der | Format::Pfx | Format::Jks | Format::JksTrust)

@@ -1,0 +1,326 @@
+//! The composition root: the only file that names concrete types.
+
+mod api;
+mod trail;
+mod upstream;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyward_broker::{Broker, BrokerSettings};
+use keyward_core::audit::{Action, Actor, AuditEvent, AuditSink};
+use keyward_core::config::Config;
+use keyward_core::observe::Observer;
+use keyward_core::{Clock, Code, Error, Result, SystemClock};
+use keyward_delivery::notify::Notifier;
+use keyward_telemetry::health::{Condition, Health};
+use keyward_telemetry::{Metrics, admin, logs, traces};
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::args::Setup;
+use crate::engine::{Engine, GRACE, Outputs, Parts, Pass};
+use crate::reload::Files;
+use crate::restart::Kept;
+use crate::signals::{Arrived, Signals};
+use crate::view::View;
+use upstream::Upstream;
+
+/// What is told of a change while shutting down is told within this time.
+const NOTIFY_DRAIN: Duration = Duration::from_secs(2);
+
+/// Asks a running sidecar whether it is ready.
+///
+/// # Errors
+/// `KW_CONNECT`, `KW_TIMEOUT` or `KW_SHUTTING_DOWN`.
+pub(crate) async fn probe(socket: &Path) -> Result<()> {
+    keyward_local_api::probe(socket).await
+}
+
+/// Builds everything, then serves until a signal; with `once`, until the files are written.
+///
+/// # Errors
+/// Configuration, identity files, tmpfs, sockets; with `once` also the first object that is missing.
+pub(crate) async fn run(setup: Setup, once: bool) -> Result<()> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let exporter = start_logs(&setup.config, &clock)?;
+    let mut signals = Signals::listen()?;
+    let metrics = Arc::new(Metrics::new("keyward-sidecar", env!("CARGO_PKG_VERSION")));
+    metrics.started(clock.wall());
+    register_memory(&metrics);
+    let observer: Arc<dyn Observer> = Arc::clone(&metrics) as Arc<dyn Observer>;
+    let health = Health::new(&conditions(&setup.config, once));
+    health.set(Condition::Configuration, true);
+    let log = trail::open(&setup.config.audit, &clock, &observer)?;
+    let audit: Arc<dyn AuditSink> = Arc::clone(&log) as Arc<dyn AuditSink>;
+    let upstream = Upstream::build(&setup.config, &clock, &observer, &audit)?;
+    configured(&*audit, &*clock, None);
+    let stop = CancellationToken::new();
+    let exporting = exporter.map(|exporter| {
+        let client = upstream.egress.post_client_for(keyward_egress::Target::Otlp);
+        tokio::spawn(exporter.run(client, stop.clone().cancelled_owned()))
+    });
+    if let Some(address) = setup.config.admin.filter(|_| !once) {
+        let admin = admin::Admin::bind(address, health.clone(), Arc::clone(&metrics)).await?;
+        tracing::info!(address = %admin.address(), "the admin port is listening");
+        tokio::spawn(admin.serve(stop.clone().cancelled_owned()));
+    }
+    let broker = Broker::new(
+        broker_settings(&setup.config),
+        Arc::clone(&clock),
+        Arc::clone(&observer),
+        fastrand::u64(..),
+    );
+    broker.attach(Arc::clone(&upstream.identity), Arc::clone(&upstream.provider));
+    let outputs = setup.config.files.as_ref().map(Outputs::prepare).transpose()?;
+    let kept = match setup.config.state.as_deref().filter(|_| !once) {
+        None => None,
+        Some(path) => {
+            let (kept, saved) = Kept::open(path, &upstream.identity)?;
+            if !saved.is_empty() {
+                tracing::info!(objects = saved.len(), "serving the kept snapshot until it is confirmed");
+            }
+            broker.restore(saved);
+            Some(kept)
+        }
+    };
+    let view = View::new(&broker);
+    let notifier = Notifier::new(
+        upstream.egress.post_client(),
+        Arc::clone(&audit),
+        Arc::clone(&observer),
+        Arc::clone(&clock),
+    );
+    let parts = Parts { broker: Arc::clone(&broker), view, outputs, kept, notifier, audit, observer, clock };
+    let (ready, is_ready) = watch::channel(false);
+    let mut serving = None;
+    if let Some(grpc) = setup.config.grpc.as_ref().filter(|_| !once) {
+        serving = Some(api::start(grpc, &parts, is_ready, stop.clone())?);
+        health.set(Condition::Socket, true);
+    }
+    let engine = Engine::new(parts, &setup.config, Arc::clone(&upstream.identity));
+    let supervisor = tokio::spawn(Arc::clone(&broker).run());
+    let mut sidecar = Sidecar { setup, engine, upstream, broker, health, ready };
+    let result =
+        if once { sidecar.deliver_once(&mut signals).await } else { sidecar.serve(&mut signals).await };
+    sidecar.health.drain();
+    sidecar.ready.send_replace(false);
+    stop.cancel();
+    if let Some(serving) = serving {
+        serving.await.map_err(|_| Error::new(Code::Internal, "the local API ended by a defect"))??;
+    }
+    sidecar.engine.notifier.drain(NOTIFY_DRAIN).await;
+    supervisor.abort();
+    sidecar.engine.keep().await;
+    if let Some(exporting) = exporting {
+        // Spans that cannot be exported in time are lost, which is what sampling does to others.
+        let _ = exporting.await;
+    }
+    log.close().await?;
+    result
+}
+
+struct Sidecar {
+    setup: Setup,
+    engine: Engine,
+    upstream: Upstream,
+    broker: Arc<Broker>,
+    health: Health,
+    ready: watch::Sender<bool>,
+}
+
+impl Sidecar {
+    /// An init container: everything required, or an error that names the first thing missing.
+    async fn deliver_once(&mut self, signals: &mut Signals) -> Result<()> {
+        tokio::select! {
+            () = self.engine.watch.ready() => {}
+            _ = signals.next() => return Err(Error::new(Code::ShuttingDown, "ended by a signal before the files were written")),
+        }
+        let pass = self.engine.pass().await;
+        if let Some(error) = pass.failure {
+            return Err(error);
+        }
+        match pass.missing.into_iter().next() {
+            None => Ok(()),
+            Some((name, error)) => Err(Error::new(error.code(), format!("{name}: {}", error.message()))
+                .object(error.object_name().unwrap_or(&name))),
+        }
+    }
+
+    /// Runs until a signal asks to stop.
+    async fn serve(&mut self, signals: &mut Signals) -> Result<()> {
+        let mut files = self.watch_files();
+        let mut housekeeping = interval(GRACE);
+        housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let heartbeat = self.health.watch("engine", 3 * GRACE);
+        // Names are known from the start; their values are pending.
+        self.pass().await;
+        loop {
+            heartbeat.beat(3 * GRACE);
+            tokio::select! {
+                arrived = signals.next() => match arrived {
+                    Arrived::Stop => break,
+                    Arrived::Reload => self.reload(&mut files),
+                },
+                () = self.engine.watch.changed() => {}
+                changed = files.changed() => {
+                    for path in &changed {
+                        if self.setup.file.as_ref() == Some(path) {
+                            self.reload(&mut files);
+                        } else {
+                            self.upstream.file_changed(path);
+                        }
+                    }
+                }
+                _ = housekeeping.tick() => {
+                    self.engine.sweep().await;
+                    self.engine.keep().await;
+                    continue;
+                }
+            }
+            self.pass().await;
+        }
+        heartbeat.end();
+        tracing::info!("stopping");
+        Ok(())
+    }
+
+    async fn pass(&mut self) {
+        let Pass { missing, failure } = self.engine.pass().await;
+        let needed = self.engine.specs.iter().filter(|spec| !spec.optional).count();
+        self.health.progress(Condition::Objects, needed - missing.len().min(needed), needed);
+        self.health.set(Condition::Files, failure.is_none() && self.engine.is_complete());
+        let ready = self.engine.is_complete();
+        self.ready.send_if_modified(|now| std::mem::replace(now, ready) != ready);
+    }
+
+    fn watch_files(&self) -> Files {
+        Files::watch(self.setup.file.iter().chain(self.upstream.files()).cloned().collect())
+    }
+
+    /// Applies a new configuration, or keeps the old one whole.
+    fn reload(&mut self, files: &mut Files) {
+        let parts = (
+            Arc::clone(&self.engine.clock),
+            Arc::clone(&self.engine.observer),
+            Arc::clone(&self.engine.audit),
+        );
+        let (clock, observer, audit) = &parts;
+        let renewed = self.setup.read_again().and_then(|config| {
+            let same = same_upstream(&config, &self.setup.config);
+            let upstream = if same { None } else { Some(Upstream::build(&config, clock, observer, audit)?) };
+            Ok((config, upstream))
+        });
+        configured(&**audit, &**clock, renewed.as_ref().err().map(Error::code));
+        let (config, upstream) = match renewed {
+            Ok(renewed) => renewed,
+            Err(error) => {
+                tracing::error!(%error, "the new configuration is not applied; the old one goes on");
+                return;
+            }
+        };
+        for setting in fixed_until_restart(&config, &self.setup.config) {
+            tracing::warn!(setting, "a change of this setting takes effect at the next start");
+        }
+        if let Some(upstream) = upstream {
+            self.broker.attach(Arc::clone(&upstream.identity), Arc::clone(&upstream.provider));
+            self.upstream = upstream;
+        }
+        self.broker.configure(broker_settings(&config));
+        self.engine.redeclare(&config, Arc::clone(&self.upstream.identity));
+        tracing::info!(objects = config.objects.len(), "configuration applied");
+        self.setup.config = config;
+        *files = self.watch_files();
+    }
+}
+
+fn same_upstream(new: &Config, old: &Config) -> bool {
+    (&new.cloud, &new.identity, &new.vaults, &new.tls) == (&old.cloud, &old.identity, &old.vaults, &old.tls)
+}
+
+/// Sockets, mounts and logs are made once.
+fn fixed_until_restart(new: &Config, old: &Config) -> Vec<&'static str> {
+    let place =
+        |config: &Config| config.files.as_ref().map(|files| (files.path.clone(), files.tmpfs, files.size));
+    [
+        ("files.path", place(new) != place(old)),
+        ("state.path", new.state != old.state),
+        ("grpc", new.grpc != old.grpc),
+        ("admin.listen", new.admin != old.admin),
+        ("audit", new.audit != old.audit),
+        ("log", new.log != old.log),
+        ("traces", new.traces != old.traces),
+    ]
+    .into_iter()
+    .filter_map(|(setting, differs)| differs.then_some(setting))
+    .collect()
+}
+
+fn conditions(config: &Config, once: bool) -> Vec<Condition> {
+    let mut conditions = vec![Condition::Configuration, Condition::Objects, Condition::Files];
+    if config.grpc.is_some() && !once {
+        conditions.push(Condition::Socket);
+    }
+    conditions
+}
+
+fn broker_settings(config: &Config) -> BrokerSettings {
+    BrokerSettings {
+        interval: config.rotation.interval,
+        jitter: config.rotation.jitter,
+        max_stale: config.rotation.max_stale,
+        ..BrokerSettings::default()
+    }
+}
+
+fn start_logs(config: &Config, clock: &Arc<dyn Clock>) -> Result<Option<traces::Exporter>> {
+    let format = if config.log.json { logs::Format::Json } else { logs::Format::Text };
+    let (layer, exporter) = config
+        .traces
+        .as_ref()
+        .map(|settings| {
+            let settings = traces::Settings {
+                endpoint: settings.endpoint.clone(),
+                ratio: f64::from(settings.sample_per_mille) / 1000.0,
+                object_names: false,
+                resource: trail::resource(),
+            };
+            traces::tracer(settings, Arc::clone(clock))
+        })
+        .unzip();
+    logs::init(format, config.log.level, layer)?;
+    logs::install_panic_hook();
+    Ok(exporter)
+}
+
+/// How much of what we hold is locked in memory, and how much did not fit (promise 9).
+fn register_memory(metrics: &Metrics) {
+    let bytes = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
+    metrics.register_gauge("keyward_memory_locked_bytes", "Secret bytes in locked memory", move || {
+        bytes(keyward_memory::stats().locked)
+    });
+    metrics.register_gauge(
+        "keyward_memory_overflow_bytes",
+        "Secret bytes that did not fit into locked memory",
+        move || bytes(keyward_memory::stats().overflow),
+    );
+}
+
+/// Leaves a record that a configuration was applied or refused.
+fn configured(audit: &dyn AuditSink, clock: &dyn Clock, error: Option<Code>) {
+    let event = AuditEvent {
+        at: clock.wall(),
+        actor: Actor::Keyward,
+        action: Action::Configure,
+        object: "configuration".to_owned(),
+        version: None,
+        identity: None,
+        error,
+        trace_id: None,
+        request_id: None,
+    };
+    // The log reports its own gaps.
+    let _ = audit.record(event);
+}

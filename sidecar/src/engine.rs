@@ -1,0 +1,380 @@
+mod outputs;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyward_broker::{Broker, Watch, WatchItem};
+use keyward_core::audit::{Action, Actor, AuditEvent, AuditSink};
+use keyward_core::config::Config;
+use keyward_core::observe::{Event, Observer};
+use keyward_core::spec::{Notify, ObjectSource, ObjectSpec, Source};
+use keyward_core::{
+    Clock, Code, Error, FetchRequest, IdentityKey, ObjectKey, Result, Served, Snapshot, State,
+};
+use keyward_delivery::atomic::Committed;
+use keyward_delivery::notify::Notifier;
+use keyward_delivery::projection::{Defaults, Projected, Projection, project};
+use tokio::time::Instant;
+
+pub(crate) use outputs::Outputs;
+
+use crate::restart::Kept;
+use crate::view::View;
+
+/// Replaced generations stay readable for one to two of these.
+pub(crate) const GRACE: Duration = Duration::from_secs(30);
+
+/// Turns snapshots into what applications see: projects, commits, serves, records and notifies, in that order, so that
+/// a file and the API never disagree for longer than one swap.
+pub(crate) struct Engine {
+    pub(crate) broker: Arc<Broker>,
+    pub(crate) view: Arc<View>,
+    pub(crate) outputs: Option<Outputs>,
+    pub(crate) kept: Option<Kept>,
+    pub(crate) notifier: Notifier,
+    pub(crate) audit: Arc<dyn AuditSink>,
+    pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) specs: Vec<ObjectSpec>,
+    pub(crate) defaults: Defaults,
+    pub(crate) identity: Arc<IdentityKey>,
+    pub(crate) watch: Watch,
+    projection: Option<Arc<Projection>>,
+    complete: bool,
+    warned: HashSet<(String, &'static str)>,
+}
+
+/// What one pass found.
+pub(crate) struct Pass {
+    /// Required entries without a value, each with its reason.
+    pub(crate) missing: Vec<(String, Error)>,
+    /// Why files could not be written.
+    pub(crate) failure: Option<Error>,
+}
+
+/// The parts that an engine is made of.
+pub(crate) struct Parts {
+    pub(crate) broker: Arc<Broker>,
+    pub(crate) view: Arc<View>,
+    pub(crate) outputs: Option<Outputs>,
+    pub(crate) kept: Option<Kept>,
+    pub(crate) notifier: Notifier,
+    pub(crate) audit: Arc<dyn AuditSink>,
+    pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+impl Engine {
+    /// Begins to watch what `config` declares, for `identity`.
+    pub(crate) fn new(parts: Parts, config: &Config, identity: Arc<IdentityKey>) -> Self {
+        let watch = parts.broker.watch(items(&config.objects, &identity));
+        Self {
+            broker: parts.broker,
+            view: parts.view,
+            outputs: parts.outputs,
+            kept: parts.kept,
+            notifier: parts.notifier,
+            audit: parts.audit,
+            observer: parts.observer,
+            clock: parts.clock,
+            specs: config.objects.clone(),
+            defaults: defaults(config),
+            identity,
+            watch,
+            projection: None,
+            complete: false,
+            warned: HashSet::new(),
+        }
+    }
+
+    /// Goes on with another declaration. The old watch ends only after the new one holds its objects, so that what
+    /// both declare is not read again.
+    pub(crate) fn redeclare(&mut self, config: &Config, identity: Arc<IdentityKey>) {
+        self.watch = self.broker.watch(items(&config.objects, &identity));
+        self.specs.clone_from(&config.objects);
+        self.defaults = defaults(config);
+        self.identity = identity;
+    }
+
+    /// Whether every required entry has been delivered once.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Projects the current snapshots and delivers what changed. Until everything required is there once, no file is
+    /// written (promise 1); from then on one entry's failure is its own (promise 5).
+    pub(crate) async fn pass(&mut self) -> Pass {
+        let snapshots: HashMap<FetchRequest, Arc<Snapshot>> = self
+            .watch
+            .snapshots()
+            .into_iter()
+            .map(|snapshot| (snapshot.key.request.clone(), snapshot))
+            .collect();
+        let projection = self.project(snapshots.clone()).await;
+        let missing = projection.missing_required.clone();
+        self.warn(&projection);
+        self.serve(&projection, &snapshots);
+        if !missing.is_empty() && !self.complete {
+            return Pass { missing, failure: None };
+        }
+        let failure = self.write(&projection).await.err();
+        if let Some(error) = &failure {
+            tracing::error!(%error, "the files could not be written; readers keep what they have");
+            return Pass { missing, failure };
+        }
+        let changed = self.changed(&projection);
+        self.record(&projection, &changed);
+        if self.complete {
+            self.tell(&changed);
+        }
+        self.complete = true;
+        self.projection = Some(projection);
+        self.keep().await;
+        Pass { missing, failure: None }
+    }
+
+    /// Keeps the current snapshot for a restart.
+    pub(crate) async fn keep(&mut self) {
+        if let Some(kept) = &mut self.kept {
+            kept.save(self.broker.export()).await;
+        }
+    }
+
+    /// Removes generations whose grace is over.
+    pub(crate) async fn sweep(&mut self) {
+        if let Some(outputs) = &mut self.outputs {
+            outputs.sweep().await;
+        }
+    }
+
+    /// Conversions may derive keys: they run off the thread that answers lookups.
+    async fn project(&self, snapshots: HashMap<FetchRequest, Arc<Snapshot>>) -> Arc<Projection> {
+        let (specs, defaults, previous) = (self.specs.clone(), self.defaults, self.projection.clone());
+        let work = move || {
+            let of = |source: &ObjectSource| snapshots.get(&request(source)).cloned();
+            Arc::new(project(&specs, &of, previous.as_deref(), &defaults))
+        };
+        match tokio::task::spawn_blocking(work).await {
+            Ok(projection) => projection,
+            // Only a panic of projection itself ends here, and it was reported by the panic hook.
+            Err(_) => self.projection.clone().unwrap_or_default(),
+        }
+    }
+
+    async fn write(&mut self, projection: &Projection) -> Result<()> {
+        let Some(outputs) = &mut self.outputs else { return Ok(()) };
+        let start = Instant::now();
+        let result = outputs.commit(projection.tree.clone()).await;
+        if !matches!(result, Ok(Committed::Unchanged)) {
+            let error = result.as_ref().err().map(Error::code);
+            let files = projection.tree.files.len();
+            self.observer.event(&Event::Written { files, duration: start.elapsed(), error });
+        }
+        result.map(|committed| {
+            if let Committed::Swapped { files, generation } = committed {
+                tracing::info!(files, generation, "files written");
+            }
+        })
+    }
+
+    fn serve(&self, projection: &Projection, snapshots: &HashMap<FetchRequest, Arc<Snapshot>>) {
+        let served = self
+            .specs
+            .iter()
+            .filter_map(|spec| Some((spec, projection.entry(&spec.name)?)))
+            .map(|(spec, entry)| match &spec.source {
+                Source::Object(source) => {
+                    of_object(entry, source, snapshots.get(&request(source)).map(Arc::as_ref))
+                }
+                Source::Template(text) => self.of_template(entry, text, snapshots),
+            })
+            .collect();
+        self.view.publish(&self.specs, &self.identity, served);
+    }
+
+    /// A template is as stale as the stalest object that it mentions.
+    fn of_template(
+        &self,
+        entry: &Projected,
+        text: &str,
+        snapshots: &HashMap<FetchRequest, Arc<Snapshot>>,
+    ) -> Served {
+        let mentioned = self.specs.iter().filter(|spec| text.contains(&spec.name)).filter_map(|spec| {
+            match &spec.source {
+                Source::Object(source) => snapshots.get(&request(source)),
+                Source::Template(_) => None,
+            }
+        });
+        let worst = mentioned.max_by_key(|snapshot| severity(snapshot.state));
+        let refused = worst.filter(|snapshot| refuses(snapshot.state)).map(|snapshot| refusal(snapshot));
+        Served {
+            name: entry.name.clone(),
+            value: refused.map_or_else(|| entry.value.clone(), Err),
+            version: None,
+            source: "template".to_owned(),
+            content_type: None,
+            created: None,
+            updated: None,
+            expires: None,
+            fetched: worst.and_then(|snapshot| snapshot.confirmed),
+            state: worst.map_or(State::Fresh, |snapshot| snapshot.state),
+            error: entry.error.clone().or_else(|| worst.and_then(|snapshot| snapshot.error.clone())),
+            sequence: 0,
+        }
+    }
+
+    fn changed<'a>(&self, projection: &'a Projection) -> Vec<&'a Projected> {
+        let before = self.projection.as_deref();
+        projection
+            .entries
+            .iter()
+            .filter(|entry| {
+                !before.and_then(|before| before.entry(&entry.name)).is_some_and(|old| old.same_as(entry))
+            })
+            .collect()
+    }
+
+    /// One record for each entry that was handed over or removed.
+    fn record(&self, projection: &Projection, changed: &[&Projected]) {
+        if self.outputs.is_none() {
+            return;
+        }
+        for entry in changed.iter().filter(|entry| entry.removed || !entry.files.is_empty()) {
+            let spec = self.specs.iter().find(|spec| spec.name == entry.name);
+            let object = spec
+                .and_then(ObjectSpec::object)
+                .map_or_else(|| format!("template:{}", entry.name), ToString::to_string);
+            let event = AuditEvent {
+                at: self.clock.wall(),
+                actor: Actor::Keyward,
+                action: if entry.removed { Action::Remove } else { Action::Deliver },
+                object,
+                version: entry.version.as_ref().map(ToString::to_string),
+                identity: Some(self.identity.to_string()),
+                error: None,
+                trace_id: None,
+                request_id: None,
+            };
+            // Files are there already; a log that cannot take it has reported the gap itself.
+            let _ = self.audit.record(event);
+        }
+        debug_assert!(changed.len() <= projection.entries.len());
+    }
+
+    fn tell(&self, changed: &[&Projected]) {
+        let mut groups: HashMap<&Notify, Vec<String>> = HashMap::new();
+        for entry in changed {
+            let spec = self.specs.iter().find(|spec| spec.name == entry.name);
+            if let Some(notify) = spec.and_then(|spec| spec.notify.as_ref()) {
+                groups.entry(notify).or_default().push(entry.name.clone());
+            }
+        }
+        for (notify, names) in groups {
+            self.notifier.changed(notify, names);
+        }
+    }
+
+    /// Each (entry, reason) is said once until it changes.
+    fn warn(&mut self, projection: &Projection) {
+        let mut now = HashSet::new();
+        for entry in &projection.entries {
+            let error = entry.error.as_ref().or(entry.value.as_ref().err());
+            if let Some(error) = error {
+                let key = (entry.name.clone(), error.code().as_str());
+                if !self.warned.contains(&key) {
+                    tracing::warn!(name = entry.name, %error, "an entry is not current");
+                }
+                now.insert(key);
+            }
+            if let Some(advice) = entry.advice {
+                let key = (entry.name.clone(), advice);
+                if !self.warned.contains(&key) {
+                    tracing::warn!(name = entry.name, advice, "a value looks suspicious");
+                }
+                now.insert(key);
+            }
+        }
+        self.warned = now;
+    }
+}
+
+fn of_object(entry: &Projected, source: &ObjectSource, snapshot: Option<&Snapshot>) -> Served {
+    let fetched = snapshot.and_then(|snapshot| snapshot.fetched.as_deref());
+    let value = match snapshot {
+        Some(snapshot) if refuses(snapshot.state) => Err(refusal(snapshot)),
+        _ => entry.value.clone(),
+    };
+    Served {
+        name: entry.name.clone(),
+        value,
+        version: entry.version.clone(),
+        source: source.object.to_string(),
+        content_type: fetched.and_then(|fetched| fetched.content_type.clone()),
+        created: fetched.and_then(|fetched| fetched.created),
+        updated: fetched.and_then(|fetched| fetched.updated),
+        expires: fetched.and_then(|fetched| fetched.expires),
+        fetched: snapshot.and_then(|snapshot| snapshot.confirmed),
+        state: snapshot.map_or(State::Pending, |snapshot| snapshot.state),
+        error: entry.error.clone().or_else(|| snapshot.and_then(|snapshot| snapshot.error.clone())),
+        sequence: 0,
+    }
+}
+
+/// Whether the API refuses although a last good value exists (promise 3).
+fn refuses(state: State) -> bool {
+    matches!(state, State::Expired | State::Revoked)
+}
+
+fn refusal(snapshot: &Snapshot) -> Error {
+    let object = &snapshot.key.request.object;
+    match (&snapshot.error, snapshot.state) {
+        (Some(error), State::Revoked) => error.clone(),
+        (cause, _) => {
+            let cause = cause
+                .as_ref()
+                .map(|cause| format!("; the last check failed with {}", cause.code().as_str()))
+                .unwrap_or_default();
+            Error::new(
+                Code::StaleLimit,
+                format!("the last good value is older than rotation.maxStale{cause}"),
+            )
+            .object(object)
+        }
+    }
+}
+
+fn severity(state: State) -> u8 {
+    match state {
+        State::Fresh => 0,
+        State::Pending => 1,
+        State::Stale => 2,
+        State::Expired => 3,
+        State::Revoked => 4,
+    }
+}
+
+fn request(source: &ObjectSource) -> FetchRequest {
+    FetchRequest { object: source.object.clone(), parts: source.parts() }
+}
+
+fn items(specs: &[ObjectSpec], identity: &Arc<IdentityKey>) -> Vec<WatchItem> {
+    specs
+        .iter()
+        .filter_map(|spec| match &spec.source {
+            Source::Object(source) => Some(WatchItem {
+                key: ObjectKey { identity: Arc::clone(identity), request: request(source) },
+                refresh: spec.refresh,
+            }),
+            Source::Template(_) => None,
+        })
+        .collect()
+}
+
+fn defaults(config: &Config) -> Defaults {
+    config.files.as_ref().map_or(Defaults { mode: 0o444, uid: None, gid: None }, |files| Defaults {
+        mode: files.mode,
+        uid: files.uid,
+        gid: files.gid,
+    })
+}
