@@ -22,7 +22,12 @@ mod conformance {
 async fn an_illegal_name_or_version_never_reaches_the_vault() {
     let rig = Rig::start().await;
     let cloud = keyward_core::cloud::Cloud::public();
-    for reference in ["kv://shop/secrets/../keys/k", "kv://shop/secrets/a/versions", "kv://shop/secrets/a_b", "kv://shop/secrets/%2e"] {
+    for reference in [
+        "kv://shop/secrets/../keys/k",
+        "kv://shop/secrets/a/versions",
+        "kv://shop/secrets/a_b",
+        "kv://shop/secrets/%2e",
+    ] {
         let refused = keyward_core::ObjectRef::parse(reference, &cloud);
         assert_eq!(error_of(refused).code(), Code::ObjectInvalid, "{reference}");
     }
@@ -41,7 +46,11 @@ async fn keys_of_every_kind_come_with_members_of_the_right_size() {
         ("p-521", KeyKind::Ec(Curve::P521), Some("P-521"), [("x", 66), ("y", 66)]),
     ] {
         let version = rig.vault().create_key(name, kind);
-        let fetched = rig.provider.fetch(&read(&format!("kv://shop/keys/{name}"))).await.unwrap_or_else(|e| panic!("{e}"));
+        let fetched = rig
+            .provider
+            .fetch(&read(&format!("kv://shop/keys/{name}")))
+            .await
+            .unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(fetched.version.as_str(), version);
         let Content::Key { jwk } = &fetched.content else { panic!("a key") };
         let jwk: serde_json::Value = serde_json::from_str(jwk).expect("JSON");
@@ -92,8 +101,11 @@ async fn two_vaults_are_two_challenges_and_one_identity() {
     rig.emulator.vault("other").assign(&rig.identity, keyward_emulator::Permission::READ_ALL);
     rig.vault().set_secret("db", "x");
     for (vault, value) in [("shop", "x"), ("other", "y")] {
-        let fetched =
-            rig.provider.fetch(&read(&format!("kv://{vault}/secrets/db"))).await.unwrap_or_else(|e| panic!("{e}"));
+        let fetched = rig
+            .provider
+            .fetch(&read(&format!("kv://{vault}/secrets/db")))
+            .await
+            .unwrap_or_else(|e| panic!("{e}"));
         let Content::Secret { value: got, .. } = fetched.content else { panic!("a secret") };
         assert!(got.expose() == value.as_bytes());
     }

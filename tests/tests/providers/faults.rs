@@ -40,9 +40,14 @@ async fn bystander() -> (SocketAddr, Arc<AtomicUsize>) {
 #[tokio::test]
 async fn a_foreign_next_link_gets_neither_the_token_nor_a_connection() {
     let (address, visits) = bystander().await;
-    let rig = Rig::with(|builder| builder, |egress| egress.resolve.push(("evil.example".to_owned(), address))).await;
+    let rig =
+        Rig::with(|builder| builder, |egress| egress.resolve.push(("evil.example".to_owned(), address)))
+            .await;
     rig.vault().set_secret("db", "x");
-    rig.emulator.faults().set(Fault::on("secrets.list", Effect::ForeignNextLink { origin: "https://evil.example".to_owned() }));
+    rig.emulator.faults().set(Fault::on(
+        "secrets.list",
+        Effect::ForeignNextLink { origin: "https://evil.example".to_owned() },
+    ));
     let error = error_of(rig.provider.list(&shop(), Collection::Secrets, 100).await);
     assert_eq!(error.code(), Code::OriginRefused);
     assert_eq!(error.object_name(), Some("https://shop.vault.azure.net/secrets"));
@@ -79,7 +84,9 @@ async fn a_body_of_200_mib_is_refused_at_once() {
 #[tokio::test]
 async fn nonsense_is_a_failure_and_never_a_definite_no_and_one_piece_of_it_is_overcome() {
     let rig = rig().await;
-    for effect in [Effect::GarbageJson, Effect::WrongContentType, Effect::TruncatedBody { keep: 16 }, Effect::Reset] {
+    for effect in
+        [Effect::GarbageJson, Effect::WrongContentType, Effect::TruncatedBody { keep: 16 }, Effect::Reset]
+    {
         let fault = rig.emulator.faults().set(gets(effect.clone()));
         let error = error_of(rig.provider.fetch(&read("kv://shop/secrets/db")).await);
         assert!(error.kind().is_transient() && !error.kind().is_definite_no(), "{error}");
@@ -138,7 +145,11 @@ async fn each_kind_of_403_is_forbidden_and_names_what_to_do() {
         rig.emulator.faults().clear(fault);
         assert_eq!(error.code(), Code::VaultForbidden);
         assert!(error.message().contains(words) && error.message().contains(inner_code), "{error}");
-        assert_eq!(rig.emulator.counters().requests("secrets.get"), before + 1, "a definite no is not tried again");
+        assert_eq!(
+            rig.emulator.counters().requests("secrets.get"),
+            before + 1,
+            "a definite no is not tried again"
+        );
     }
 }
 

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use keyward_core::cloud::Cloud;
 use keyward_core::observe::{Event, Observer};
 use keyward_core::{
-    AccessToken, BundleType, Clock, Error, FetchRequest, IdentityKey, ObjectRef, Parts, Provider, Result, SecretBytes,
-    SystemClock, TokenSource, VaultHost, Version,
+    AccessToken, BundleType, Clock, Error, FetchRequest, IdentityKey, ObjectRef, Parts, Provider, Result,
+    SecretBytes, SystemClock, TokenSource, VaultHost, Version,
 };
 use keyward_egress::{Egress, EgressSettings};
 use keyward_emulator::{
@@ -57,7 +57,11 @@ impl Rig {
 
     /// One request to the vault's own API as its owner, without a socket.
     async fn own(&self, method: &str, path: &str, body: &str) -> serde_json::Value {
-        let token = self.emulator.mint_access_token(&self.owner, "https://vault.azure.net", Duration::from_secs(3600));
+        let token = self.emulator.mint_access_token(
+            &self.owner,
+            "https://vault.azure.net",
+            Duration::from_secs(3600),
+        );
         let request = http::Request::builder()
             .method(method)
             .uri(format!("https://shop.vault.azure.net{path}?api-version=7.4"))
@@ -119,7 +123,14 @@ impl Tokens {
             tenant: emulator.tenant_id().to_owned(),
             client: identity.client_id.clone(),
         };
-        Self { emulator, identity, key, held: Mutex::default(), exchanges: AtomicU64::new(0), latency: Mutex::default() }
+        Self {
+            emulator,
+            identity,
+            key,
+            held: Mutex::default(),
+            exchanges: AtomicU64::new(0),
+            latency: Mutex::default(),
+        }
     }
 
     pub(crate) fn of_tenant(emulator: &Emulator, identity: &Identity, tenant: &str) -> Arc<Self> {
