@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::BufReader;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use keyward_core::audit::{Action, Actor, AuditEvent, AuditSink};
@@ -35,7 +35,7 @@ async fn main() -> Result<()> {
         let log = AuditLog::open(settings, Arc::new(SystemClock), Arc::new(Silent))?;
         for number in 0..records {
             log.record(event(number))?;
-            if number % 5 == 0 {
+            if number.is_multiple_of(5) {
                 log.checkpoint().await?;
             }
         }
@@ -64,24 +64,24 @@ fn event(number: u32) -> AuditEvent {
         object: format!("https://shop.vault.azure.net/secrets/näme-{number}"),
         version: None,
         identity: None,
-        error: (number % 7 == 0).then_some(Code::VaultForbidden),
+        error: number.is_multiple_of(7).then_some(Code::VaultForbidden),
         trace_id: None,
         request_id: None,
     }
 }
 
-fn checkpoints(path: &PathBuf) -> Result<Vec<String>> {
+fn checkpoints(path: &Path) -> Result<Vec<String>> {
     let text = std::fs::read_to_string(path).map_err(failed)?;
     let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).map_err(failed));
     let notes = lines.map(|line| line.map(|line| line["checkpoint"].as_str().map(str::to_owned)));
     notes.filter_map(Result::transpose).collect()
 }
 
-fn open(path: &PathBuf) -> Result<BufReader<File>> {
+fn open(path: &Path) -> Result<BufReader<File>> {
     File::open(path).map(BufReader::new).map_err(failed)
 }
 
-fn write(path: &PathBuf, value: &impl serde::Serialize) -> Result<()> {
+fn write(path: &Path, value: &impl serde::Serialize) -> Result<()> {
     let text = serde_json::to_vec_pretty(value).map_err(failed)?;
     std::fs::write(path, text).map_err(failed)
 }

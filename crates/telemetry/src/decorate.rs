@@ -25,9 +25,11 @@ const MAX_RESOURCES: usize = 64;
 pub struct Observed {
     inner: Arc<dyn Provider>,
     watch: Watch,
+    observer: Arc<dyn Observer>,
 }
 
-/// A token source of which every exchange is recorded and measured.
+/// A token source of which every exchange is recorded. The source itself measures them, for it also knows those that
+/// nobody waits for.
 pub struct ObservedTokens {
     inner: Arc<dyn TokenSource>,
     watch: Watch,
@@ -38,7 +40,6 @@ pub struct ObservedTokens {
 struct Watch {
     identity: String,
     audit: Arc<dyn AuditSink>,
-    observer: Arc<dyn Observer>,
     clock: Arc<dyn Clock>,
 }
 
@@ -52,7 +53,7 @@ impl Observed {
         observer: Arc<dyn Observer>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { inner, watch: Watch { identity: identity.to_string(), audit, observer, clock } }
+        Self { inner, watch: Watch { identity: identity.to_string(), audit, clock }, observer }
     }
 
     fn span(&self, operation: &'static str, host: &VaultHost) -> Span {
@@ -83,7 +84,7 @@ impl Observed {
         if let Some(code) = error {
             span.record("error.type", code.as_str());
         }
-        self.watch.observer.event(&Event::Upstream {
+        self.observer.event(&Event::Upstream {
             provider: self.inner.name(),
             operation,
             error,
@@ -159,29 +160,18 @@ impl Provider for Observed {
 impl ObservedTokens {
     /// Wraps `inner`, which may cache: a token that was not seen before is one exchange.
     #[must_use]
-    pub fn new(
-        inner: Arc<dyn TokenSource>,
-        audit: Arc<dyn AuditSink>,
-        observer: Arc<dyn Observer>,
-        clock: Arc<dyn Clock>,
-    ) -> Self {
+    pub fn new(inner: Arc<dyn TokenSource>, audit: Arc<dyn AuditSink>, clock: Arc<dyn Clock>) -> Self {
         let identity = inner.identity().to_string();
-        Self { inner, watch: Watch { identity, audit, observer, clock }, seen: Mutex::default() }
+        Self { inner, watch: Watch { identity, audit, clock }, seen: Mutex::default() }
     }
 
     fn exchanged(&self, resource: &str, result: Result<AccessToken>) -> Result<AccessToken> {
-        let method = self.inner.identity().method;
         // Held over the record, so that two callers with one new token leave one record.
         let mut seen = self.seen.lock();
         let ends = result.as_ref().ok().map(|token| (token.expires_boot, token.expires_wall));
         if ends.is_some() && seen.get(resource) == ends.as_ref() {
             return result;
         }
-        self.watch.observer.event(&Event::Token {
-            method,
-            error: result.as_ref().err().map(Error::code),
-            expires_wall: ends.map(|(_, wall)| wall),
-        });
         let event = self.watch.event(Action::Token, resource.to_owned(), result.as_ref().err());
         let token = self.watch.record(&Span::current(), event, result)?;
         if seen.len() >= MAX_RESOURCES {

@@ -4,6 +4,7 @@
 mod hooks;
 mod labels;
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use hooks::Hook;
-use labels::{closed, code, kind, status};
+use labels::{closed, code, kind, position, status};
 
 /// The media type of [`Metrics::encode`]'s text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -41,6 +42,8 @@ pub struct Metrics {
     registry: RwLock<Registry>,
     lookups: [Counter; 4],
     rpc: Histograms<2>,
+    /// The histograms of `rpc` by method and code, so that a call costs no hashing.
+    rpc_grid: Vec<OnceLock<Histogram>>,
     fetches: Counters<3>,
     fetch_duration: Histograms<2>,
     requests: Counters<2>,
@@ -79,6 +82,7 @@ impl Metrics {
             objects: ["fresh", "stale", "refused", "pending"]
                 .map(|state| objects.get_or_create_owned(&[("state", state)])),
             rpc: Family::new_with_constructor(|| Histogram::new(RPC_BUCKETS)),
+            rpc_grid: vec![OnceLock::new(); (labels::RPCS.len() + 1) * (labels::GRPC.len() + 1)],
             fetches: Family::default(),
             fetch_duration: Family::new_with_constructor(|| Histogram::new(CALL_BUCKETS)),
             requests: Family::default(),
@@ -180,31 +184,35 @@ impl Metrics {
         self.started.set(at.as_secs_f64());
     }
 
-    /// Adds a gauge that is read at every scrape, such as the arena's bytes or the oldest secret's age. `name` is
-    /// without the prefix `keyward_` and ends in its unit.
+    /// Adds a gauge that is read at every scrape, such as the arena's bytes or the oldest secret's age. `name` ends
+    /// in its unit; the prefix `keyward_` is added when it lacks.
     pub fn register_gauge(
         &self,
         name: &'static str,
         help: &'static str,
         read: impl Fn() -> i64 + Send + Sync + 'static,
     ) {
-        self.registry.write().register_collector(Box::new(Hook::gauge(name, help, read)));
+        self.registry.write().register_collector(Box::new(Hook::gauge(bare(name), help, read)));
     }
 
-    /// Adds a counter that is read at every scrape. `name` is without `keyward_` and without `_total`.
+    /// Adds a counter that is read at every scrape. `name` is without `_total`.
     pub fn register_counter(
         &self,
         name: &'static str,
         help: &'static str,
         read: impl Fn() -> u64 + Send + Sync + 'static,
     ) {
-        self.registry.write().register_collector(Box::new(Hook::counter(name, help, read)));
+        self.registry.write().register_collector(Box::new(Hook::counter(bare(name), help, read)));
     }
 
     /// Counts an answered call of the local API; see [`Event::Rpc`].
     pub fn rpc(&self, method: &'static str, code: &'static str, duration: Duration) {
-        let labels = [("method", closed(method, labels::RPCS)), ("code", closed(code, labels::GRPC))];
-        self.rpc.get_or_create(&labels).observe(duration.as_secs_f64());
+        let (row, column) = (position(method, labels::RPCS), position(code, labels::GRPC));
+        let histogram = self.rpc_grid[row * (labels::GRPC.len() + 1) + column].get_or_init(|| {
+            let labels = [("method", closed(method, labels::RPCS)), ("code", closed(code, labels::GRPC))];
+            self.rpc.get_or_create_owned(&labels)
+        });
+        histogram.observe(duration.as_secs_f64());
     }
 
     /// Everything as text; see [`CONTENT_TYPE`].
@@ -244,6 +252,11 @@ impl Metrics {
         self.checked_objects.inc_by(objects as u64);
         self.check_requests.inc_by(requests as u64);
     }
+}
+
+/// The registry adds the prefix to every name.
+fn bare(name: &'static str) -> &'static str {
+    name.strip_prefix("keyward_").unwrap_or(name)
 }
 
 impl Observer for Metrics {

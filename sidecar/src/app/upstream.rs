@@ -44,7 +44,6 @@ impl Upstream {
         let observed_tokens = Arc::new(ObservedTokens::new(
             Arc::clone(&tokens) as Arc<dyn TokenSource>,
             Arc::clone(audit),
-            Arc::clone(observer),
             Arc::clone(clock),
         ));
         let vault = KeyVault::new(

@@ -188,12 +188,8 @@ impl TokenSource for Tokens {
 async fn each_exchange_leaves_one_record_however_often_the_token_is_used() {
     let recorder = Arc::new(Recorder::default());
     let inner = Arc::new(Tokens { identity: identity(), end: Mutex::new(Some(Duration::from_secs(1))) });
-    let tokens = ObservedTokens::new(
-        Arc::clone(&inner) as _,
-        Arc::clone(&recorder) as _,
-        Arc::clone(&recorder) as _,
-        Arc::new(SystemClock),
-    );
+    let tokens =
+        ObservedTokens::new(Arc::clone(&inner) as _, Arc::clone(&recorder) as _, Arc::new(SystemClock));
     for _ in 0..5 {
         tokens.token("https://vault.azure.net").await.unwrap();
     }
@@ -206,7 +202,6 @@ async fn each_exchange_leaves_one_record_however_often_the_token_is_used() {
     let errors: Vec<_> = records.iter().map(|record| record.error).collect();
     assert_eq!(errors, [None, None, None, Some(Code::TokenRefused)]);
     assert_eq!(records[0].object, "https://vault.azure.net");
-    assert_eq!(recorder.events.lock().len(), 4);
 }
 
 #[tokio::test]

@@ -60,6 +60,11 @@ pub(super) fn closed(text: &'static str, known: &[&str]) -> &'static str {
     if known.contains(&text) { text } else { "_OTHER" }
 }
 
+/// Where `text` stands in `known`; the length of `known` for any other.
+pub(super) fn position(text: &str, known: &[&str]) -> usize {
+    known.iter().position(|one| *one == text).unwrap_or(known.len())
+}
+
 pub(super) fn code(error: Option<Code>) -> &'static str {
     error.map_or("OK", Code::as_str)
 }

@@ -134,9 +134,25 @@ fn ten_thousand_unknown_texts_add_one_series() {
 }
 
 #[test]
+fn a_call_is_counted_under_its_own_method_and_code() {
+    let metrics = Metrics::new("keyward-sidecar", "0.1.0");
+    let get = "keyward.secrets.v1.SecretService/GetSecret";
+    metrics.rpc(get, "OK", Duration::from_micros(70));
+    metrics.rpc(get, "OK", Duration::from_micros(70));
+    metrics.rpc(get, "NOT_FOUND", Duration::from_micros(70));
+    metrics.rpc("unknown", "OK", Duration::from_micros(70));
+    let text = metrics.encode();
+    for (method, code, count) in [(get, "OK", 2), (get, "NOT_FOUND", 1), ("_OTHER", "OK", 1)] {
+        let line =
+            format!("keyward_rpc_duration_seconds_count{{method=\"{method}\",code=\"{code}\"}} {count}\n");
+        assert!(text.contains(&line), "{line}{text}");
+    }
+}
+
+#[test]
 fn hooks_are_read_at_every_scrape() {
     let metrics = Metrics::new("keyward-sidecar", "0.1.0");
-    metrics.register_gauge("arena_locked_bytes", "Bytes in the locked arena", || 4096);
+    metrics.register_gauge("keyward_arena_locked_bytes", "Bytes in the locked arena", || 4096);
     metrics.register_counter("spans_dropped", "Spans that were not exported", || 7);
     let text = metrics.encode();
     assert!(text.contains("\nkeyward_arena_locked_bytes 4096\n"), "{text}");

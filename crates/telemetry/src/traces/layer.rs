@@ -18,6 +18,9 @@ use super::Settings;
 
 const MAX_ATTRIBUTES: usize = 24;
 const MAX_TEXT: usize = 256;
+/// OpenTelemetry semantic conventions, docs/rpc/grpc.md.
+const SERVER_ERRORS: &[&str] =
+    &["UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"];
 
 /// A finished span.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,7 +32,7 @@ pub(super) struct Finished {
     pub(super) start: UnixTime,
     pub(super) end: UnixTime,
     pub(super) attributes: Vec<(&'static str, Value)>,
-    /// `error.type` was set.
+    /// `error.type` was set, or a status that is an error of the server.
     pub(super) failed: bool,
 }
 
@@ -158,6 +161,12 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for TraceLayer {
 }
 
 impl Kept {
+    /// A server span fails with these codes only: a NOT_FOUND served is no failure of the server.
+    fn is_server_error(&self, key: &str, value: &Value) -> bool {
+        let Value::Text(code) = value else { return false };
+        key == "rpc.status_code" && self.span.kind == Kind::Server && SERVER_ERRORS.contains(&code.as_str())
+    }
+
     fn take(&mut self, visitor: Visitor) {
         if let Some(name) = visitor.name {
             self.span.name = name;
@@ -166,7 +175,7 @@ impl Kept {
             self.span.kind = kind;
         }
         for (key, value) in visitor.attributes {
-            self.span.failed |= key == "error.type";
+            self.span.failed |= key == "error.type" || self.is_server_error(key, &value);
             let hidden = !self.object_names && matches!(key, "keyward.object" | "keyward.version");
             if hidden || self.span.attributes.len() >= MAX_ATTRIBUTES {
                 continue;

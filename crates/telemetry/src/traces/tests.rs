@@ -133,6 +133,19 @@ async fn spans_continue_the_callers_trace_and_are_read_by_open_telemetrys_own_me
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refusal_that_was_served_is_no_failure_of_the_server() {
+    let serve = || {
+        for code in ["OK", "NOT_FOUND", "PERMISSION_DENIED", "UNAVAILABLE", "INTERNAL"] {
+            let rpc = info_span!(target: TARGET, "rpc", otel.kind = "server", rpc.status_code = field::Empty);
+            rpc.record("rpc.status_code", code);
+        }
+    };
+    let (spans, _) = exported(settings(1.0), &[], serve).await;
+    let failed: Vec<_> = spans.iter().map(|span| span.status.is_some()).collect();
+    assert_eq!(failed, [false, false, false, true, true]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn object_names_are_exported_only_when_asked_for() {
     let (spans, _) = exported(settings(1.0), &[], call).await;
     assert_eq!(text(&spans[0], "keyward.object"), None);
