@@ -53,7 +53,7 @@ fn ec(key: &Jwk) -> Result<Zeroizing<Vec<u8>>> {
         Some("P-256") => (oid::P256, 32, &signature::ECDSA_P256_SHA256_ASN1),
         Some("P-384") => (oid::P384, 48, &signature::ECDSA_P384_SHA384_ASN1),
         Some("P-521") => (oid::P521, 66, &signature::ECDSA_P521_SHA512_ASN1),
-        Some("P-256K") => {
+        Some("P-256K" | "secp256k1") => {
             return Err(invalid("the curve P-256K is not supported in this format; use `format: jwk`"));
         }
         _ => return Err(invalid("the key's curve is not supported: P-256, P-384 and P-521 are")),
