@@ -300,8 +300,10 @@ impl Builder {
 
 /// Adds a vault by name or by host; its name.
 pub(crate) fn add_vault(core: &Core, name_or_host: &str) -> String {
-    let (name, host) = match name_or_host.split_once('.') {
-        Some((name, _)) => (name, name_or_host.to_owned()),
+    let (name, host) = match name_or_host.strip_suffix(".vault.azure.net") {
+        Some(name) => (name, name_or_host.to_owned()),
+        // A vault of another cloud goes by its full host name.
+        None if name_or_host.contains('.') => (name_or_host, name_or_host.to_owned()),
         None => (name_or_host, format!("{name_or_host}.vault.azure.net")),
     };
     let suffix = host.split_once('.').map(|(_, suffix)| format!("https://{suffix}")).unwrap_or_default();

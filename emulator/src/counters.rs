@@ -1,6 +1,7 @@
 //! Counts of every request by operation, and of connections.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -12,6 +13,16 @@ use crate::operation::{Operation, matches_name};
 pub struct Counters {
     rows: Mutex<BTreeMap<(Operation, String, u16), u64>>,
     connections: Mutex<Connections>,
+    in_flight: AtomicU64,
+}
+
+/// Counts a request as under way until it is dropped.
+pub(crate) struct InFlight<'a>(&'a AtomicU64);
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// One row of the table of requests.
@@ -77,6 +88,17 @@ impl Counters {
     #[must_use]
     pub fn connections(&self) -> Connections {
         *self.connections.lock()
+    }
+
+    /// Requests that a handler is at work on, those that a fault delays included.
+    #[must_use]
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn begin(&self) -> InFlight<'_> {
+        self.in_flight.fetch_add(1, Ordering::SeqCst);
+        InFlight(&self.in_flight)
     }
 
     /// Starts again from zero; open connections stay counted as open.

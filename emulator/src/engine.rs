@@ -132,6 +132,7 @@ impl Core {
             return HandlerOutcome::Reply(admin::handle(self, &asked));
         }
         let (call, target) = self.route(&asked);
+        let _in_flight = self.counters.begin();
         let plan = self.faults.plan(&call, self.clock.unix_millis());
         if !plan.latency.is_zero() {
             tokio::time::sleep(plan.latency).await;
@@ -165,7 +166,11 @@ impl Core {
                 (call(request.operation(true), "token-proxy"), Target::Entra(request))
             }
             ListenerKind::Https | ListenerKind::Admin => {
-                if let Some(vault) = self.vault_at(asked.authority) {
+                let host = without_port(asked.authority);
+                // By its bare address the listener is a vault, but nothing in a vault has such a path.
+                let by_address = host == "127.0.0.1" && entra::is_entra_path(asked.path);
+                let vault = if by_address { None } else { self.vault_at(asked.authority) };
+                if let Some(vault) = vault {
                     let path = parse_vault_path(asked.method, asked.path);
                     let operation = match &path {
                         Ok(path) => Operation::Vault(path.collection, path.action),
@@ -177,7 +182,7 @@ impl Core {
                         ..call(operation, &vault.name)
                     };
                     (call, Target::Vault(vault, path))
-                } else if ENTRA_HOSTS.contains(&without_port(asked.authority)) {
+                } else if by_address || ENTRA_HOSTS.contains(&host) {
                     if entra::is_discovery(asked) {
                         return (call(Operation::Discovery, "entra"), Target::Discovery);
                     }
@@ -285,8 +290,9 @@ impl Core {
         let vault = Arc::new(Vault::new(name, host, &self.tenant_id, resource, &self.region));
         vaults.insert(name.to_owned(), vault.clone());
         let mut hosts = self.hosts.write();
-        for alias in [host.to_owned(), format!("{name}.vault.localhost")] {
-            hosts.insert(alias.to_ascii_lowercase(), name.to_owned());
+        hosts.insert(host.to_ascii_lowercase(), name.to_owned());
+        if !name.contains('.') {
+            hosts.insert(format!("{name}.vault.localhost").to_ascii_lowercase(), name.to_owned());
         }
         vault
     }

@@ -186,10 +186,18 @@ impl Core {
 
 /// Whether this asks for metadata rather than a token.
 pub(crate) fn is_discovery(asked: &Asked<'_>) -> bool {
-    asked.method == Method::GET
-        && (asked.path.ends_with("/.well-known/openid-configuration")
-            || asked.path.ends_with("/discovery/v2.0/keys")
-            || asked.path.ends_with("/discovery/instance"))
+    asked.method == Method::GET && is_discovery_path(asked.path)
+}
+
+/// Whether only Entra has such a path.
+pub(crate) fn is_entra_path(path: &str) -> bool {
+    tenant_of(path).is_some() || is_discovery_path(path)
+}
+
+fn is_discovery_path(path: &str) -> bool {
+    ["/.well-known/openid-configuration", "/discovery/v2.0/keys", "/discovery/instance"]
+        .iter()
+        .any(|ending| path.ends_with(ending))
 }
 
 /// OpenID configuration, signing keys, instance discovery.

@@ -8,7 +8,9 @@ use crate::access::{Assignment, Permission};
 use crate::operation::Collection;
 
 mod attributes;
+mod auth;
 mod bundles;
+mod certificate_service;
 mod certificates;
 mod error;
 mod handle;
@@ -20,11 +22,12 @@ mod request;
 mod secrets;
 mod service;
 
+pub(crate) use auth::refuse_by_fault;
 pub use handle::{SecretOptions, VaultHandle};
 pub(crate) use limiter::Limiter;
 pub use limiter::RateLimits;
 pub use request::{PathError, VaultPath, parse_vault_path};
-pub(crate) use service::{Visit, refuse_by_fault, serve};
+pub(crate) use service::{Visit, serve};
 
 use certificates::{CertificateContent, Pending};
 use keys::KeyContent;

@@ -47,10 +47,12 @@ pub(super) fn check_certificate(
     if signed { Ok(()) } else { Err(EntraError::of(700_027)) }
 }
 
-/// `https://localhost:PORT/…`, under which Entra answers when nobody overrides name resolution.
+/// `https://localhost:PORT/…` or the bare address, where Entra answers when nobody overrides name resolution.
 fn audience_is_local(parsed: &UncheckedToken, tenant: &str) -> bool {
-    let audience = text(&parsed.claims, "aud").and_then(|aud| aud.strip_prefix("https://localhost:"));
-    let path = audience.and_then(|rest| rest.split_once('/')).map(|(_, path)| path);
+    let audience = text(&parsed.claims, "aud").unwrap_or_default();
+    let local =
+        ["https://localhost:", "https://127.0.0.1:"].iter().find_map(|front| audience.strip_prefix(front));
+    let path = local.and_then(|rest| rest.split_once('/')).map(|(_, path)| path);
     path == Some(&format!("{tenant}/oauth2/v2.0/token")) || path == Some(&format!("{tenant}/v2.0"))
 }
 

@@ -77,6 +77,16 @@ impl VaultError {
         .with_inner("ObjectIsBeingDeleted")
     }
 
+    /// Key and secret of a certificate are deleted with it, never alone.
+    pub(crate) fn managed(collection: Collection) -> Self {
+        let kind = collection.singular().to_ascii_lowercase();
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "Forbidden",
+            format!("Operation delete is not allowed on a {kind} that belongs to a certificate."),
+        )
+    }
+
     pub(crate) fn forbidden(inner_code: &str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, "Forbidden", message).with_inner(inner_code)
     }

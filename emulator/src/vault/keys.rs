@@ -27,6 +27,10 @@ impl Content for KeyContent {
         }
     }
 
+    fn is_managed(&self) -> bool {
+        self.managed
+    }
+
     fn update(&mut self, body: &Map<String, Value>) -> Result<(), VaultError> {
         if let Some(operations) = body.get("key_ops").and_then(Value::as_array) {
             self.operations = operations.iter().filter_map(Value::as_str).map(str::to_owned).collect();

@@ -18,6 +18,11 @@ pub(crate) trait Content: Clone {
     /// Members that a listing shows beside id, attributes and tags.
     fn summary(&self, members: &mut Map<String, Value>);
 
+    /// Whether a certificate owns its life.
+    fn is_managed(&self) -> bool {
+        false
+    }
+
     /// Changes what an update of attributes may change beside attributes and tags.
     fn update(&mut self, _body: &Map<String, Value>) -> Result<(), VaultError> {
         Ok(())

@@ -34,6 +34,10 @@ impl Content for SecretContent {
         }
     }
 
+    fn is_managed(&self) -> bool {
+        self.certificate.is_some()
+    }
+
     fn update(&mut self, body: &Map<String, Value>) -> Result<(), VaultError> {
         if let Some(content_type) = body.get("contentType").and_then(Value::as_str) {
             check_content_type(content_type)?;

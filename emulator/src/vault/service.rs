@@ -1,4 +1,4 @@
-//! Answers to requests: who asks, may they, and what they get.
+//! Answers to requests: what secrets and keys do, and what all collections do alike.
 
 use std::collections::BTreeMap;
 
@@ -6,8 +6,9 @@ use http::StatusCode;
 use serde_json::{Map, Value};
 
 use super::attributes::Attributes;
+use super::auth::{authenticate, challenge, check_api_version, forbidden_by_rbac};
 use super::bundles::{Base, Bundle, deleted_bundle, deleted_entry, members_of};
-use super::certificates::{read_create, read_import, secret_value};
+use super::certificates::secret_value;
 use super::error::VaultError;
 use super::keys::{CreateKey, KeyContent};
 use super::limiter::RateLimits;
@@ -16,28 +17,13 @@ use super::objects::{Objects, Version, entry};
 use super::request::VaultPath;
 use super::secrets::{SecretContent, SetSecret};
 use super::{Store, Vault};
-use crate::access::{Permission, data_action};
-use crate::faults::{ListingFaults, ShortCircuit};
-use crate::jwt::{TokenSigner, has_audience, seconds, text};
+use crate::access::Permission;
+use crate::faults::ListingFaults;
+use crate::jwt::TokenSigner;
 use crate::key_material::KeyMaterial;
 use crate::operation::{Action, Collection};
 use crate::reply::Reply;
 use crate::rng::Rng;
-
-/// Versions of the protocol that are answered.
-const API_VERSIONS: [&str; 11] = [
-    "2016-10-01",
-    "7.0",
-    "7.1",
-    "7.2",
-    "7.3",
-    "7.4",
-    "7.5",
-    "7.6",
-    "2025-07-01",
-    "2026-03-01-preview",
-    "2026-04-01",
-];
 
 /// One request to a vault.
 pub(crate) struct Visit<'a> {
@@ -61,14 +47,8 @@ pub(crate) struct Visit<'a> {
     pub(crate) signer: &'a TokenSigner,
 }
 
-/// Who a good token says it is.
-pub(crate) struct Caller {
-    pub(crate) client_id: String,
-    pub(crate) object_id: String,
-    issuer: String,
-}
-
-type Answer = Result<Reply, VaultError>;
+/// What a handler comes to.
+pub(super) type Answer = Result<Reply, VaultError>;
 
 /// Answers one request.
 pub(crate) fn serve(visit: &Visit<'_>) -> Reply {
@@ -92,104 +72,6 @@ fn answer(visit: &Visit<'_>) -> Answer {
     }
     tracing::debug!(client = %caller.client_id, "authorized");
     visit.dispatch()
-}
-
-/// The refusal that a fault asks for, in the words of a real one.
-pub(crate) fn refuse_by_fault(vault: &Vault, fault: &ShortCircuit) -> Option<Reply> {
-    match fault {
-        ShortCircuit::Status { status, retry_after } => {
-            let status = StatusCode::from_u16(*status).ok()?;
-            let reply = VaultError::of_status(status).into_reply();
-            Some(match retry_after {
-                Some(value) => reply.with_header("retry-after", value),
-                None => reply,
-            })
-        }
-        ShortCircuit::Forbidden { inner_code } => {
-            let message = "Caller is not authorized to perform action on resource.\r\nIf role assignments, deny \
-                           assignments or role definitions were changed recently, please observe propagation time.";
-            Some(VaultError::forbidden(inner_code, message).into_reply())
-        }
-        ShortCircuit::Unauthorized => Some(challenge(
-            vault,
-            VaultError::unauthorized("AKV10046: Unable to resolve the key used for signature validation."),
-        )),
-        ShortCircuit::Hang | ShortCircuit::Reset | ShortCircuit::TokenError(_) => None,
-    }
-}
-
-fn check_api_version(query: &BTreeMap<String, String>) -> Result<(), VaultError> {
-    match query.get("api-version") {
-        None => Err(VaultError::bad_parameter("AKV10000: api-version must be specified.")),
-        Some(version) if API_VERSIONS.contains(&version.as_str()) => Ok(()),
-        Some(_) => Err(VaultError::bad_parameter(
-            "The specified version is not recognized. Consider using the latest supported version.",
-        )),
-    }
-}
-
-fn authenticate(visit: &Visit<'_>) -> Result<Caller, VaultError> {
-    let vault = visit.vault;
-    let token = visit
-        .bearer
-        .ok_or_else(|| VaultError::unauthorized("AKV10000: Request is missing a Bearer or PoP token."))?;
-    let claims = visit.signer.verify(token).ok_or_else(|| {
-        VaultError::unauthorized("AKV10046: Unable to resolve the key used for signature validation.")
-    })?;
-    let now = visit.now_millis / 1000;
-    // Five minutes of leeway at the beginning, none at the end.
-    if seconds(&claims, "exp").is_none_or(|exp| exp <= now)
-        || seconds(&claims, "nbf").is_some_and(|nbf| nbf > now + 300)
-    {
-        return Err(VaultError::unauthorized(
-            "[BearerReadAccessTokenFailed] Error validating token: IDX10223: Lifetime validation failed. The token \
-             is expired or not yet valid.",
-        ));
-    }
-    if !has_audience(&claims, &vault.resource) {
-        let found = text(&claims, "aud").unwrap_or_default();
-        return Err(VaultError::unauthorized(format!(
-            "AKV10022: Invalid audience. Expected {}, found: {found}.",
-            vault.resource
-        )));
-    }
-    let expected = format!("https://sts.windows.net/{}/", vault.tenant_id);
-    let issuer = text(&claims, "iss").unwrap_or_default();
-    if issuer != expected {
-        return Err(VaultError::unauthorized(format!(
-            "AKV10032: Invalid issuer. Expected one of {expected}, found {issuer}."
-        )));
-    }
-    let claim = |name| text(&claims, name).unwrap_or_default().to_owned();
-    Ok(Caller { client_id: claim("appid"), object_id: claim("oid"), issuer: expected })
-}
-
-/// 401 with the header that tells clients where to get a token and for what.
-fn challenge(vault: &Vault, error: VaultError) -> Reply {
-    let header = format!(
-        "Bearer authorization=\"https://login.windows.net/{}\", resource=\"{}\"",
-        vault.tenant_id, vault.resource
-    );
-    error.into_reply().with_header("www-authenticate", &header)
-}
-
-fn forbidden_by_rbac(visit: &Visit<'_>, caller: &Caller) -> VaultError {
-    let VaultPath { collection, action, name, .. } = visit.asked;
-    let vault = &visit.vault.name;
-    let action = data_action(*collection, *action);
-    let object = name.as_ref().map(|name| format!("/{}/{name}", collection.as_str())).unwrap_or_default();
-    VaultError::forbidden(
-        "ForbiddenByRbac",
-        format!(
-            "Caller is not authorized to perform action on resource.\r\nIf role assignments, deny assignments or role \
-             definitions were changed recently, please observe propagation time.\r\nCaller: \
-             appid={};oid={};iss={}\r\nAction: '{action}'\r\nResource: \
-             '/subscriptions/00000000-0000-0000-0000-000000000000/resourcegroups/emulator/providers/\
-             microsoft.keyvault/vaults/{vault}{object}'\r\nAssignment: (not found)\r\nDenyAssignmentId: \
-             null\r\nDecisionReason: null \r\nVault: {vault};location={}\r\n",
-            caller.client_id, caller.object_id, caller.issuer, visit.vault.region
-        ),
-    )
 }
 
 impl Visit<'_> {
@@ -217,7 +99,7 @@ impl Visit<'_> {
     }
 
     /// What all three collections do alike.
-    fn common<C: Bundle>(&self, objects: &mut Objects<C>) -> Answer {
+    pub(super) fn common<C: Bundle>(&self, objects: &mut Objects<C>) -> Answer {
         let (base, name, version) = (self.base(), self.name(), self.version());
         let bundle = match self.asked.action {
             Action::Get => {
@@ -231,6 +113,9 @@ impl Visit<'_> {
                 C::bundle(&base, name, version, false)
             }
             Action::Delete => {
+                if objects.get(name)?.current().content.is_managed() && !self.asked_certificate() {
+                    return Err(VaultError::managed(C::COLLECTION));
+                }
                 deleted_bundle(&base, objects.delete(name, self.write_millis, self.settle_millis)?)
             }
             Action::GetDeleted => deleted_bundle(&base, objects.get_deleted(name, self.now_millis)?),
@@ -360,80 +245,24 @@ impl Visit<'_> {
         Ok(ok(Value::Object(KeyContent::bundle(&self.base(), &object.name, version, true))))
     }
 
-    fn import_certificate(&self) -> Answer {
-        let (keyed, new) = read_import(self.body)?;
-        let mut store = self.vault.store.lock();
-        store.add_certificate(self.name(), self.rng.version(), keyed, new, self.write_millis)?;
-        let (object, version) = store.certificates.get_version(self.name(), None)?;
-        Ok(ok(Value::Object(Bundle::bundle(&self.base(), &object.name, version, true))))
+    /// Whether the request itself is about a certificate, and its key and secret only come along.
+    fn asked_certificate(&self) -> bool {
+        self.asked.collection == Collection::Certificates
     }
 
-    /// Answers "in progress" even when the certificate is there at once, as the service does.
-    fn create_certificate(&self) -> Answer {
-        self.vault.store.lock().certificates.check_free(self.name(), self.write_millis)?;
-        let (pending, made) = read_create(self.body, self.rng.version(), self.write_millis / 1000)?;
-        let mut store = self.vault.store.lock();
-        if let Some((keyed, new)) = made {
-            store.add_certificate(self.name(), self.rng.version(), keyed, new, self.write_millis)?;
-        }
-        let base = self.base();
-        let operation = pending.render(&base, self.name(), false);
-        store.pending.insert(sort_key(self.name()), pending);
-        let location = format!(
-            "{}/pending?api-version={}",
-            base.id(Collection::Certificates, self.name(), None),
-            self.api_version()
-        );
-        Ok(Reply::json(StatusCode::ACCEPTED, &operation)
-            .with_header("location", &location)
-            .with_header("retry-after", "10"))
-    }
-
-    fn pending_certificate(&self) -> Answer {
-        let store = self.vault.store.lock();
-        let pending = store.pending.get(&sort_key(self.name())).ok_or_else(|| {
-            let missing = VaultError::not_found(Collection::Certificates, self.name(), None);
-            VaultError { code: "PendingCertificateNotFound".to_owned(), ..missing }
-        })?;
-        Ok(ok(pending.render(&self.base(), self.name(), pending.completed())))
-    }
-
-    /// Attributes and tags of a certificate are those of its key and secret too.
-    fn update_certificate(&self) -> Answer {
-        let mut store = self.vault.store.lock();
-        let store = &mut *store;
-        let reply = self.common(&mut store.certificates)?;
-        let id = store.certificates.get_version(self.name(), self.version())?.1.id.clone();
-        let mut body: Map<String, Value> = serde_json::from_slice(self.body).unwrap_or_default();
-        body.remove("contentType");
-        store.keys.update(self.name(), Some(&id), &body, self.write_millis)?;
-        store.secrets.update(self.name(), Some(&id), &body, self.write_millis)?;
-        Ok(reply)
-    }
-
-    /// Deleting, recovering and purging a certificate takes its key and secret along.
-    fn move_certificate(&self) -> Answer {
-        let mut store = self.vault.store.lock();
-        let store = &mut *store;
-        let reply = self.common(&mut store.certificates)?;
-        self.common(&mut store.keys)?;
-        self.common(&mut store.secrets)?;
-        Ok(reply)
-    }
-
-    fn base(&self) -> Base<'_> {
+    pub(super) fn base(&self) -> Base<'_> {
         Base(self.authority)
     }
 
-    fn name(&self) -> &str {
+    pub(super) fn name(&self) -> &str {
         self.asked.name.as_deref().unwrap_or_default()
     }
 
-    fn version(&self) -> Option<&str> {
+    pub(super) fn version(&self) -> Option<&str> {
         self.asked.version.as_deref()
     }
 
-    fn api_version(&self) -> &str {
+    pub(super) fn api_version(&self) -> &str {
         self.query.get("api-version").map(String::as_str).unwrap_or_default()
     }
 }
@@ -450,10 +279,10 @@ fn convert(store: &Store, version: &Version<SecretContent>, wanted: &str) -> Res
     secret_value(&keyed, &policy, wanted)
 }
 
-fn ok(body: Value) -> Reply {
+pub(super) fn ok(body: Value) -> Reply {
     Reply::json(StatusCode::OK, &body)
 }
 
-fn sort_key(name: &str) -> String {
+pub(super) fn sort_key(name: &str) -> String {
     name.to_ascii_lowercase()
 }

@@ -132,3 +132,17 @@ async fn a_state_file_is_applied_whole_or_refused_without_showing_a_value() {
     };
     assert!(error.contains("line 1 column") && !error.contains("hunter2"), "{error}");
 }
+
+#[tokio::test]
+async fn the_state_file_and_the_fault_that_the_readme_shows_are_valid() {
+    let readme = include_str!("../../README.md");
+    let state =
+        readme.split("```json\n").nth(1).and_then(|rest| rest.split("```").next()).expect("an example");
+    let emulator = Emulator::builder().build();
+    StateFile::parse(state.as_bytes()).expect("valid").apply(&emulator).expect("applies");
+    assert_eq!(emulator.identities().list().len(), 3);
+    let fault =
+        readme.split("/faults\" -d '").nth(1).and_then(|rest| rest.split('\'').next()).expect("an example");
+    let fault: keyward_emulator::Fault = serde_json::from_str(fault).expect("valid");
+    assert_eq!(fault.times, Some(2));
+}

@@ -88,3 +88,20 @@ async fn a_pfx_comes_as_pem_on_request_and_no_other_conversion_is_offered() {
     assert_eq!(converted["contentType"], PEM);
     assert_eq!(world.get(&format!("/secrets/plain?outContentType={PEM}")).await.status, 400);
 }
+
+#[tokio::test]
+async fn a_certificate_takes_its_key_and_secret_along_and_neither_goes_alone() {
+    let world = world().await;
+    world.emulator.vault("shop").create_certificate("web", "shop.example", PEM);
+    for path in ["/secrets/web", "/keys/web"] {
+        assert_eq!(world.call(Method::DELETE, path, json!(null)).await.status, 403, "{path}");
+    }
+    assert_eq!(world.call(Method::DELETE, "/certificates/web", json!(null)).await.status, 200);
+    for path in ["/secrets/web", "/keys/web", "/certificates/web"] {
+        assert_eq!(world.get(path).await.status, 404, "{path}");
+    }
+    assert_eq!(world.call(Method::POST, "/deletedcertificates/web/recover", json!(null)).await.status, 200);
+    for path in ["/secrets/web", "/keys/web", "/certificates/web"] {
+        assert_eq!(world.get(path).await.status, 200, "{path}");
+    }
+}

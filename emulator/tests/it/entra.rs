@@ -238,3 +238,27 @@ async fn metadata_documents_name_the_endpoints_under_the_callers_host() {
     assert_eq!(keys["keys"][0]["kty"], "EC");
     assert_eq!(get("/elsewhere/v2.0/.well-known/openid-configuration".to_owned()).await.status, 400);
 }
+
+#[tokio::test]
+async fn by_its_bare_address_the_listener_is_both_a_vault_and_entra() {
+    let world = world().await;
+    let fields = [
+        ("grant_type", "client_credentials"),
+        ("client_id", world.identity.client_id.as_str()),
+        ("scope", SCOPE),
+        ("client_secret", "right"),
+    ];
+    let address = world.emulator.vault_addr();
+    let request = Request::post(format!("/{}/oauth2/v2.0/token", world.emulator.tenant_id()))
+        .header("host", address.to_string())
+        .header("content-type", "application/x-www-form-urlencoded")
+        .body(Full::new(Bytes::from(form(&fields))))
+        .expect("request");
+    let pem = world.emulator.ca_pem();
+    assert_eq!(send_tls(address, &pem, "127.0.0.1", false, request).await.expect("answer").status(), 200);
+    let request = Request::get("/secrets?api-version=7.4")
+        .header("host", address.to_string())
+        .body(Full::new(Bytes::new()))
+        .expect("request");
+    assert_eq!(send_tls(address, &pem, "127.0.0.1", false, request).await.expect("answer").status(), 401);
+}

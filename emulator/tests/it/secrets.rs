@@ -270,3 +270,23 @@ async fn a_vault_answers_to_its_aliases_and_other_hosts_are_nobodys() {
         assert_eq!(outcome.reply().expect("reply").status.as_u16(), status, "{host}");
     }
 }
+
+#[tokio::test]
+async fn vaults_of_sovereign_clouds_challenge_with_their_own_login_host_and_resource() {
+    let world = world().await;
+    for (host, login, resource) in [
+        ("shop.vault.azure.cn", "login.chinacloudapi.cn", "https://vault.azure.cn"),
+        ("shop.vault.usgovcloudapi.net", "login.microsoftonline.us", "https://vault.usgovcloudapi.net"),
+    ] {
+        let vault = world.emulator.vault(host);
+        assert_eq!((vault.name(), vault.host()), (host, host));
+        let request = http::Request::get(format!("https://{host}/secrets?api-version=7.4"))
+            .body(bytes::Bytes::new())
+            .expect("request");
+        let outcome = world.emulator.handle(keyward_emulator::ListenerKind::Https, request).await;
+        let header = outcome.reply().expect("reply").headers["www-authenticate"].clone();
+        let tenant = world.emulator.tenant_id();
+        let expected = format!(r#"Bearer authorization="https://{login}/{tenant}", resource="{resource}""#);
+        assert_eq!(header, expected.as_str());
+    }
+}
