@@ -18,7 +18,7 @@ pub struct Notify {
 /// One way to tell an application.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum NotifyAction {
-    /// A signal to every process whose comm or argv[0] is `process`, in a shared process namespace.
+    /// A signal to every process whose comm or `argv[0]` is `process`, in a shared process namespace.
     Signal {
         /// `HUP`, `USR1`, `USR2`, `TERM`, `INT`, `WINCH`
         signal: &'static str,
