@@ -21,15 +21,16 @@ pub const SECRET_SERVICE: &str = "keyward.secrets.v1.SecretService";
 mod tests {
     use super::*;
     use prost::Message;
+    use prost_types::{FileDescriptorProto, MethodDescriptorProto};
 
     #[test]
     fn the_descriptors_hold_the_service_with_its_five_methods_and_its_imports() {
         let set = prost_types::FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).unwrap();
-        let names: Vec<_> = set.file.iter().map(|file| file.name()).collect();
+        let names: Vec<_> = set.file.iter().map(FileDescriptorProto::name).collect();
         assert_eq!(names, ["google/protobuf/timestamp.proto", "keyward/secrets/v1/secrets.proto"]);
         let service = &set.file[1].service[0];
         assert_eq!(format!("{}.{}", set.file[1].package(), service.name()), SECRET_SERVICE);
-        let methods: Vec<_> = service.method.iter().map(|method| method.name()).collect();
+        let methods: Vec<_> = service.method.iter().map(MethodDescriptorProto::name).collect();
         assert_eq!(methods, ["GetSecret", "BatchGetSecrets", "ListSecrets", "WatchSecrets", "RefreshSecret"]);
     }
 }

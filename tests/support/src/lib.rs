@@ -1,7 +1,9 @@
 //! Clocks and helpers that tests share.
 
+mod hand_view;
 mod model_vault;
 
+pub use hand_view::{HandView, Kept};
 pub use model_vault::{Counts, Fault, ModelVault};
 
 use std::time::Duration;

@@ -1,0 +1,10 @@
+//! The server in this process, on a socket of its own, over a view that the tests hold by hand.
+
+#[path = "api/limits.rs"]
+mod limits;
+#[path = "api/methods.rs"]
+mod methods;
+#[path = "api/rig.rs"]
+mod rig;
+#[path = "api/watching.rs"]
+mod watching;

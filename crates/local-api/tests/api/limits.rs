@@ -1,0 +1,219 @@
+//! What nobody may use up.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::rig::{Rig, get, reason, refresh, version};
+use keyward_core::Code as KeywardCode;
+use keyward_local_api::probe;
+use keyward_proto::secrets::v1::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tonic::Code;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tower::ServiceExt;
+
+#[tokio::test]
+async fn a_caller_who_is_not_listed_hears_why_and_is_recorded_and_its_probe_still_works() {
+    // The process's own user is not listed: it may ask for health and for nothing else.
+    let rig = Rig::with(|settings| settings.allow_uids = Some(vec![nix::unistd::geteuid().as_raw() + 1]));
+    rig.view.set("db", b"canary-5f1e");
+    let mut client = rig.client().await;
+    let status = get(&mut client, "db").await.err().unwrap();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::PermissionDenied, "KW_CALLER_REFUSED"));
+    let watch = client.watch_secrets(WatchSecretsRequest::default()).await.err().unwrap();
+    assert_eq!(watch.code(), Code::PermissionDenied);
+    assert_eq!(rig.kept.audit.lock()[0].error, Some(KeywardCode::CallerRefused));
+    probe(&rig.socket).await.unwrap();
+}
+
+#[tokio::test]
+async fn one_caller_cannot_call_without_end() {
+    let rig = Rig::with(|settings| settings.lookups_per_caller = 5);
+    rig.view.set("db", b"1");
+    let (mut client, mut again) = (rig.client().await, rig.client().await);
+    for _ in 0..5 {
+        get(&mut client, "db").await.unwrap();
+    }
+    for client in [&mut client, &mut again] {
+        let status = get(client, "db").await.err().unwrap();
+        assert_eq!((status.code(), reason(&status).as_str()), (Code::ResourceExhausted, "KW_RATE_LIMITED"));
+        assert!(tonic_types::StatusExt::get_details_retry_info(&status).is_some());
+    }
+}
+
+#[tokio::test]
+async fn what_reaches_the_provider_is_limited_far_lower() {
+    let rig = Rig::with(|settings| settings.upstream_per_caller = 2);
+    let mut client = rig.client().await;
+    for name in ["a", "b", "c"] {
+        rig.view.set(name, b"1");
+    }
+    refresh(&mut client, "a").await.unwrap();
+    version(&mut client, "b", &"f".repeat(32)).await.unwrap();
+    let status = refresh(&mut client, "c").await.err().unwrap();
+    assert_eq!(reason(&status), "KW_RATE_LIMITED");
+    assert!(get(&mut client, "c").await.is_ok(), "lookups go on");
+}
+
+#[tokio::test]
+async fn a_request_over_the_size_limit_is_refused() {
+    let rig = Rig::with(|settings| settings.max_message = 1000);
+    let mut client = rig.client().await;
+    let status = get(&mut client, &"x".repeat(5000)).await.err().unwrap();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::ResourceExhausted, "KW_LIMIT_EXCEEDED"));
+    let mut request = tonic::Request::new(GetSecretRequest::default());
+    request.metadata_mut().insert("x-long", "y".repeat(20_000).parse().unwrap());
+    assert!(client.get_secret(request).await.is_err());
+}
+
+#[tokio::test]
+async fn connections_over_the_limit_hear_why_and_a_closed_one_makes_room() {
+    let rig = Rig::with(|settings| settings.max_connections_per_caller = 2);
+    rig.view.set("db", b"1");
+    let (mut first, mut second) = (rig.client().await, rig.client().await);
+    get(&mut first, "db").await.unwrap();
+    get(&mut second, "db").await.unwrap();
+    let status = get(&mut rig.client().await, "db").await.err().unwrap();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::ResourceExhausted, "KW_LIMIT_EXCEEDED"));
+    drop(first);
+    while get(&mut rig.client().await, "db").await.is_err() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_says_nothing_and_one_that_says_something_else_are_let_go() {
+    let rig = Rig::start();
+    let mut silent = UnixStream::connect(&rig.socket).await.unwrap();
+    silent.write_all(b"PRI * HT").await.unwrap();
+    let mut http1 = UnixStream::connect(&rig.socket).await.unwrap();
+    http1.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    let mut rest = Vec::new();
+    let before = tokio::time::Instant::now();
+    let _ = http1.read_to_end(&mut rest).await;
+    assert!(before.elapsed() < Duration::from_secs(1) && rest.is_empty());
+    silent.read_to_end(&mut rest).await.unwrap();
+    assert!(before.elapsed() >= Duration::from_secs(10) && rest.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_stops_answering_is_let_go() {
+    let rig = Rig::start();
+    let mut peer = UnixStream::connect(&rig.socket).await.unwrap();
+    // An HTTP/2 preface with empty settings, and then silence: not even pings are acknowledged.
+    peer.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    let before = tokio::time::Instant::now();
+    peer.read_to_end(&mut Vec::new()).await.unwrap();
+    assert!(before.elapsed() >= Duration::from_secs(80), "{:?}", before.elapsed());
+    assert!(before.elapsed() < Duration::from_secs(120), "{:?}", before.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_hangs_ends_at_the_servers_deadline() {
+    let rig = Rig::start();
+    rig.view.set("db", b"1");
+    rig.view.refresh.send_replace(None);
+    let mut client = rig.client().await;
+    let before = tokio::time::Instant::now();
+    let status = refresh(&mut client, "db").await.err().unwrap();
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    assert_eq!(before.elapsed().as_secs(), 30);
+    assert!(get(&mut client, "db").await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_is_closed_and_one_that_watches_is_not() {
+    let rig = Rig::start();
+    rig.view.set("db", b"1");
+    let (mut watcher, mut idle) = (rig.client().await, rig.client().await);
+    let mut stream = watcher.watch_secrets(WatchSecretsRequest::default()).await.unwrap().into_inner();
+    stream.message().await.unwrap();
+    get(&mut idle, "db").await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    rig.view.set("db", b"2");
+    assert!(stream.message().await.unwrap().is_some(), "the watch went on for an hour");
+    // The client connects again by itself.
+    assert_eq!(get(&mut idle, "db").await.unwrap().value.as_ref(), b"2");
+}
+
+/// A refresh that has reached the view and waits there.
+async fn hanging(rig: &Rig) -> tokio::task::JoinHandle<Result<Secret, tonic::Status>> {
+    rig.view.set("db", b"1");
+    rig.view.refresh.send_replace(None);
+    let mut client = rig.client().await;
+    let call = tokio::spawn(async move { refresh(&mut client, "db").await });
+    while rig.view.refreshes.load(Ordering::Relaxed) == 0 {
+        tokio::task::yield_now().await;
+    }
+    call
+}
+
+#[tokio::test]
+async fn a_call_in_flight_ends_well_at_a_shutdown_while_new_connections_are_refused() {
+    let mut rig = Rig::start();
+    let call = hanging(&rig).await;
+    let drained = rig.stop();
+    while rig.socket.exists() {
+        tokio::task::yield_now().await;
+    }
+    assert!(UnixStream::connect(&rig.socket).await.is_err());
+    rig.view.refresh.send_replace(Some(Ok(b"in time")));
+    assert_eq!(call.await.unwrap().unwrap_or_default().value.as_ref(), b"in time");
+    drained.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_hangs_is_cut_at_the_end_of_the_drain_time() {
+    let mut rig = Rig::start();
+    let call = hanging(&rig).await;
+    let before = tokio::time::Instant::now();
+    rig.stop().await.unwrap().unwrap();
+    assert_eq!(before.elapsed().as_secs(), 5);
+    assert!(call.await.unwrap().is_err());
+}
+
+#[tokio::test]
+async fn health_follows_readiness_for_the_server_and_the_service_and_ends_at_a_shutdown() {
+    let mut rig = Rig::start();
+    let channel = keyward_local_api::connect(&rig.socket).await.unwrap();
+    let mut health = HealthClient::new(channel);
+    let ask = |service: &str| HealthCheckRequest { service: service.to_owned() };
+    for service in ["", "keyward.secrets.v1.SecretService"] {
+        let answer = health.check(ask(service)).await.unwrap().into_inner();
+        assert_eq!(answer.status(), ServingStatus::Serving);
+    }
+    assert_eq!(health.check(ask("other")).await.unwrap_err().code(), Code::NotFound);
+    let mut stream = health.watch(ask("")).await.unwrap().into_inner();
+    assert_eq!(stream.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
+    rig.ready.send(false).unwrap();
+    assert_eq!(stream.message().await.unwrap().unwrap().status(), ServingStatus::NotServing);
+    assert_eq!(probe(&rig.socket).await.unwrap_err().code(), KeywardCode::ShuttingDown);
+    rig.ready.send(true).unwrap();
+    assert_eq!(stream.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
+    let drained = rig.stop();
+    while stream.message().await.unwrap().is_some() {}
+    drained.await.unwrap().unwrap();
+    assert_eq!(probe(&rig.socket).await.unwrap_err().code(), KeywardCode::Connect);
+}
+
+#[tokio::test]
+async fn unknown_methods_and_other_content_types_are_told_so() {
+    let rig = Rig::start();
+    let mut channel = keyward_local_api::connect(&rig.socket).await.unwrap();
+    let mut call = async |path: &str, content_type: &str| {
+        let request = http::Request::post(format!("http://localhost{path}"))
+            .header("content-type", content_type)
+            .body(tonic::body::Body::empty())
+            .unwrap();
+        tower_service::Service::call(channel.ready().await.unwrap(), request).await.unwrap()
+    };
+    let response = call("/keyward.secrets.v1.SecretService/Nothing", "application/grpc").await;
+    assert_eq!(response.headers()["grpc-status"], "12");
+    let response = call("/keyward.secrets.v1.SecretService/GetSecret", "application/json").await;
+    assert_eq!(response.status(), 415);
+    let response = call("/keyward.secrets.v1.SecretService/GetSecret", "application/grpc").await;
+    assert_eq!(response.headers()["grpc-status"], "3");
+}
