@@ -10,6 +10,7 @@ use crate::entry::{Entry, Memory};
 use crate::freshness::{Outcome, judge};
 use crate::schedule::{EntryFacts, Pace, next_check};
 use crate::shared::Shared;
+use crate::supervisor::UNUSED;
 
 /// What a check or read found.
 pub(crate) enum Finding {
@@ -39,8 +40,7 @@ impl Shared {
             _ => (Outcome::Confirmed, None),
         };
 
-        let excused =
-            self.note_refusal(entry, &memory, outcome, matches!(finding, Finding::Read { .. }), now);
+        let excused = self.note_refusal(entry, &memory, outcome, now);
         let (history, state) = judge(memory.history, outcome, now, excused, settings.max_stale);
         memory.history = history;
         let fetched = memory.take_in(finding, before.fetched.as_ref());
@@ -82,7 +82,7 @@ impl Shared {
             checked: Some(wall),
             next_check: Some(wall + wait),
             sequence: if moved { self.next_sequence() } else { before.sequence },
-            error: error.clone(),
+            error: shown_error(&before, state, error.as_ref()),
         });
         entry.publish(snapshot.clone());
         if moved || before.checked.is_none() {
@@ -98,7 +98,13 @@ impl Shared {
         if changed {
             self.weigh(entry);
         }
-        self.wake.notify_one();
+        // A change of state is told at once; otherwise the supervisor sleeps on unless something is due before.
+        let watched = entry.is_watched();
+        self.wake_before(match watched {
+            true if moved => Duration::ZERO,
+            true => now + wait,
+            false => now + UNUSED,
+        });
         error.map_or(Ok(snapshot), Err)
     }
 
@@ -114,14 +120,7 @@ impl Shared {
     }
 
     /// Tells the vault's storm watch, and asks it whether a *forbidden* is excused. A value never read cannot turn.
-    fn note_refusal(
-        &self,
-        entry: &Entry,
-        memory: &Memory,
-        outcome: Outcome,
-        read: bool,
-        now: Duration,
-    ) -> bool {
+    fn note_refusal(&self, entry: &Entry, memory: &Memory, outcome: Outcome, now: Duration) -> bool {
         let forbidden = outcome == Outcome::Failed(ErrorKind::Forbidden) && memory.history.held();
         let since = match memory.history.run() {
             Some(run) if run.kind == ErrorKind::Forbidden => run.since,
@@ -129,7 +128,7 @@ impl Shared {
         };
         let host = entry.key.request.object.host();
         let (excused, storm) = self.vaults.with(&entry.key.identity, host, |vault| {
-            if read {
+            if outcome == Outcome::Confirmed {
                 vault.refusals.succeeded(now);
             }
             if forbidden && entry.is_watched() {
@@ -215,6 +214,12 @@ impl Memory {
             Finding::Failed(_) => before.cloned(),
         }
     }
+}
+
+/// Why the object is not fresh. A revoked object goes on telling the no that was believed, whatever follows.
+fn shown_error(before: &Snapshot, state: State, error: Option<&Error>) -> Option<Error> {
+    let revoked = before.state == State::Revoked && state == State::Revoked;
+    if revoked { before.error.clone() } else { error.cloned() }
 }
 
 fn concerns_object(kind: ErrorKind) -> bool {

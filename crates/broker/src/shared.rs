@@ -24,6 +24,8 @@ pub(crate) struct Shared {
     pub(crate) vaults: Vaults,
     /// Tells the supervisor to look again.
     pub(crate) wake: Notify,
+    /// When it will look by itself, milliseconds on the boot clock.
+    asleep_until: AtomicU64,
     pub(crate) watches: AtomicU64,
     providers: RwLock<HashMap<Arc<IdentityKey>, Arc<dyn Provider>>>,
     random: Mutex<fastrand::Rng>,
@@ -44,6 +46,7 @@ impl Shared {
             cache: RwLock::default(),
             vaults: Vaults::default(),
             wake: Notify::new(),
+            asleep_until: AtomicU64::new(u64::MAX),
             watches: AtomicU64::new(0),
             providers: RwLock::default(),
             random: Mutex::new(fastrand::Rng::with_seed(seed)),
@@ -66,6 +69,19 @@ impl Shared {
     /// One sequence for all objects, so that it grows even for an object that was dropped and read again.
     pub(crate) fn next_sequence(&self) -> u64 {
         self.sequence.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// The supervisor looks again at `at`, or only when it is woken.
+    pub(crate) fn sleep_until(&self, at: Option<Duration>) {
+        let millis = at.map_or(u64::MAX, |at| u64::try_from(at.as_millis()).unwrap_or(u64::MAX));
+        self.asleep_until.store(millis, Ordering::Release);
+    }
+
+    /// Wakes the supervisor if it would sleep past `at`.
+    pub(crate) fn wake_before(&self, at: Duration) {
+        if at.as_millis() < u128::from(self.asleep_until.load(Ordering::Acquire)) {
+            self.wake.notify_one();
+        }
     }
 
     pub(crate) fn random(&self) -> f64 {

@@ -2,7 +2,7 @@
 //! share of requests, then to nearly all: such a storm is treated as a failure (promise 3).
 //!
 //! Of one identity and vault, *forbidden* is excused while more than a fifth of the watched objects, and at least two,
-//! turned to it within 15 minutes of one another, or when any read succeeded since the object in question turned. An
+//! turned to it within 15 minutes of one another, or when any check succeeded since the object in question turned. An
 //! identity that lost one object of a vault but reads others there therefore sees it expire after `maxStale`, not be
 //! revoked.
 
@@ -46,9 +46,15 @@ impl Refusals {
         self.turned.remove(&id);
     }
 
-    /// A read succeeded.
+    /// A check succeeded, by a read or by a listing.
     pub fn succeeded(&mut self, now: Duration) {
         self.success = Some(now);
+    }
+
+    /// Whether any check succeeded since `since`.
+    #[must_use]
+    pub fn is_witnessed(&self, since: Duration) -> bool {
+        self.success.is_some_and(|success| success >= since)
     }
 
     /// Whether a storm is on among `watched` objects.
@@ -60,7 +66,7 @@ impl Refusals {
     /// Whether an object that is forbidden since `since` is excused.
     #[must_use]
     pub fn excuses(&self, since: Duration, watched: usize) -> bool {
-        self.success.is_some_and(|success| success >= since) || self.is_storm(watched)
+        self.is_witnessed(since) || self.is_storm(watched)
     }
 }
 

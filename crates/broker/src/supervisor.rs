@@ -1,22 +1,23 @@
 //! Rotation: checks what is due, all objects of a vault together, and sleeps until the next.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use keyward_core::State;
 use keyward_core::observe::Event;
+use keyward_core::{ErrorKind, State};
 
 use crate::Broker;
 use crate::check::check;
 use crate::entry::Entry;
+use crate::freshness::Run;
 use crate::shared::Shared;
 use crate::vault::GroupKey;
 
 /// An object that nobody watches or asked for during this time is dropped.
-const UNUSED: Duration = Duration::from_secs(15 * 60);
+pub(crate) const UNUSED: Duration = Duration::from_secs(15 * 60);
 
 impl Broker {
     /// Keeps watched objects current; never returns. Drop or abort it to stop. It sleeps on the runtime's clock, which
@@ -28,6 +29,8 @@ impl Broker {
         let mut checking = HashSet::new();
         let mut told = None;
         loop {
+            // Awake: whatever becomes due while the agenda is made must wake the sleep that follows.
+            shared.sleep_until(None);
             let agenda = shared.agenda(&checking);
             for (group, entries) in agenda.due {
                 checking.insert(group.clone());
@@ -41,6 +44,7 @@ impl Broker {
                 let [fresh, stale, refused, pending] = agenda.states;
                 shared.observer.event(&Event::States { fresh, stale, refused, pending });
             }
+            shared.sleep_until(agenda.next);
             tokio::select! {
                 biased;
                 Some(group) = checks.next(), if !checks.is_empty() => { checking.remove(&group); }
@@ -66,8 +70,8 @@ impl Shared {
         let entries = self.cache.read().all();
         if entries.iter().any(|entry| entry.is_idle() && entry.used() < unused) {
             self.cache.write().sweep(unused);
+            self.forget_vaults();
         }
-        self.forget_vaults(&entries);
 
         let mut states = [0; 4];
         let mut next: Option<Duration> = None;
@@ -120,6 +124,8 @@ impl Shared {
             due: memory.due,
             every: memory.refresh().unwrap_or(settings.interval),
             steady: memory.history.failures() == 0,
+            alone: memory.history.held()
+                && memory.history.run().is_some_and(|run| self.is_alone(&entry, run)),
             expires: expires.filter(|at| *at > now),
             entry: entry.clone(),
         };
@@ -127,15 +133,21 @@ impl Shared {
         planned
     }
 
+    /// Whether an object is forbidden and no other check of its vault succeeded since, perhaps for want of one.
+    fn is_alone(&self, entry: &Entry, run: Run) -> bool {
+        let host = entry.key.request.object.host();
+        run.kind == ErrorKind::Forbidden
+            && !self.vaults.with(&entry.key.identity, host, |vault| vault.refusals.is_witnessed(run.since))
+    }
+
     /// Forgets vaults of which nothing is held any more.
-    fn forget_vaults(&self, entries: &[Arc<Entry>]) {
-        let mut held: HashMap<_, ()> = HashMap::new();
-        for entry in entries {
-            held.insert((entry.key.identity.clone(), entry.key.request.object.host().clone()), ());
-        }
-        if self.vaults.len() > held.len() {
-            self.vaults.retain(|key| held.contains_key(key));
-        }
+    fn forget_vaults(&self) {
+        let entries = self.cache.read().all();
+        let held: HashSet<_> = entries
+            .iter()
+            .map(|entry| (entry.key.identity.clone(), entry.key.request.object.host().clone()))
+            .collect();
+        self.vaults.retain(|key| held.contains(key));
     }
 }
 
@@ -144,13 +156,18 @@ struct Planned {
     due: Duration,
     every: Duration,
     steady: bool,
+    alone: bool,
     expires: Option<Duration>,
 }
 
 /// How far ahead of time the others of a group are checked along, so that one check covers all: half the shortest
-/// interval. A failing object that is tried again soon takes nobody along.
+/// interval. A failing object that is tried again soon takes nobody along; a forbidden one takes all along until one of
+/// them has shown whether the vault still knows us, so that it is not believed for want of witnesses.
 fn ahead(group: &[Planned], now: Duration) -> Duration {
-    if group.iter().any(|planned| planned.steady && planned.due <= now) {
+    let due = || group.iter().filter(|planned| planned.due <= now);
+    if due().any(|planned| planned.alone) {
+        group.iter().map(|planned| planned.due.saturating_sub(now)).max().unwrap_or_default()
+    } else if due().any(|planned| planned.steady) {
         group.iter().map(|planned| planned.every).min().unwrap_or_default() / 2
     } else {
         Duration::ZERO

@@ -69,11 +69,6 @@ impl Vaults {
     pub(crate) fn retain(&self, keep: impl Fn(&VaultKey) -> bool) {
         self.vaults.lock().retain(|key, _| keep(key));
     }
-
-    /// How many are known.
-    pub(crate) fn len(&self) -> usize {
-        self.vaults.lock().len()
-    }
 }
 
 impl Vault {

@@ -134,7 +134,7 @@ async fn entries_are_kept_apart_by_identity_and_version() {
     let mut pinned: ObjectKey = current.clone();
     pinned.request.object = current.request.object.at(version);
     assert_eq!(bench.value("db").await.unwrap().0, "second");
-    assert_eq!(crate::bench::text(&*bench.broker.get(&pinned).await.unwrap()), "first");
+    assert_eq!(crate::bench::text(&bench.broker.get(&pinned).await.unwrap()), "first");
     let stranger = bench.vault.key(&keyward_test_support::ModelVault::identity("stranger"), "db");
     assert_eq!(bench.broker.get(&stranger).await.err().unwrap().code(), Code::ConfigInvalid);
 }

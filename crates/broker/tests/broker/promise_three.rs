@@ -1,5 +1,6 @@
 //! Promise 3's table, row by row.
 
+use keyward_broker::{BrokerSettings, WatchItem};
 use keyward_core::{Code, ErrorKind, State};
 use keyward_test_support::Fault;
 
@@ -72,6 +73,11 @@ async fn the_same_definite_no_on_every_check_for_fifteen_minutes_is_believed() {
         assert_eq!(bench.value("db").await, Err(deny.kind()));
         assert_eq!(watch.snapshots()[0].state, State::Revoked);
         assert_eq!(text(&watch.snapshots()[0]), "first", "files are kept unless their owner says otherwise");
+        bench.vault.fail(Some(Fault::Code(Code::Connect)));
+        wait(MINUTE * 5).await;
+        assert_eq!(bench.value("db").await, Err(deny.kind()), "an outage takes no believed no back");
+        bench.vault.fail(None);
+        wait(MINUTE * 5).await;
         deny.switch(&bench, "db", false);
         wait(MINUTE).await;
         assert_eq!(bench.value("db").await, ok(State::Fresh));
@@ -137,6 +143,21 @@ async fn success_of_other_objects_of_the_vault_excuses_a_forbidden_one_but_not_a
     wait(MINUTE * 60).await;
     assert_eq!(bench.value(&names[0]).await, ok(State::Stale));
     assert_eq!(bench.value(&names[1]).await, Err(ErrorKind::Disabled));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forbidden_object_that_is_checked_often_is_not_believed_before_the_others_were_asked() {
+    let bench = Bench::new(BrokerSettings { interval: MINUTE * 120, ..settings() });
+    let others = bench.watch(&["mail", "web"]).await;
+    bench.vault.set("db", "first");
+    let item = WatchItem { key: bench.key("db"), refresh: Some(MINUTE) };
+    let watch = bench.broker.watch(vec![item]);
+    watch.ready().await;
+    wait(MINUTE * 10).await;
+    bench.vault.forbid("db", true);
+    wait(MINUTE * 60).await;
+    assert_eq!(bench.value("db").await, ok(State::Stale));
+    drop(others);
 }
 
 #[tokio::test(start_paused = true)]
