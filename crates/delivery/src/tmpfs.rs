@@ -87,6 +87,7 @@ pub fn prepare(path: &Path, mode: Mode, size: u64, options: &Options) -> Result<
         return Prepared::existing(directory, &found, path, options);
     }
     let volume = found.is_tmpfs() && found.is_root;
+    let mut refused = None;
     if mode == Mode::Mount || (mode == Mode::Auto && !volume) {
         match mount::make(&directory, size, options, swap_is_on()) {
             Ok((directory, noswap)) => {
@@ -102,7 +103,7 @@ pub fn prepare(path: &Path, mode: Mode, size: u64, options: &Options) -> Result<
             Err(mount::Failed::Call(errno)) if mode == Mode::Mount || is_local(errno) => {
                 return Err(required(path, &found, &format!("mounting one failed ({errno})")));
             }
-            Err(mount::Failed::Call(_)) => {}
+            Err(mount::Failed::Call(errno)) => refused = Some(errno),
         }
     }
     if found.is_tmpfs() {
@@ -110,7 +111,11 @@ pub fn prepare(path: &Path, mode: Mode, size: u64, options: &Options) -> Result<
     } else {
         let why =
             if mode == Mode::Require { "mounting is switched off" } else { "mounting is not permitted" };
-        Err(required(path, &found, why))
+        let error = required(path, &found, why);
+        Err(match refused {
+            Some(errno) => error.detail(format_args!("mounting one failed: {errno}")),
+            None => error,
+        })
     }
 }
 

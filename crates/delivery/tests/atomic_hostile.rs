@@ -1,5 +1,7 @@
 //! The directory is hostile: whatever is put in the way, nothing outside of it is read, changed or removed.
 
+#![expect(clippy::unwrap_used, reason = "a helper of a test panics as the test does")]
+
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
@@ -123,12 +125,23 @@ fn a_mount_inside_a_generation_is_not_entered_when_it_is_removed() {
     if rustix::mount::mount_bind(&place.outside, &inside).is_err() {
         return; // Only root can try.
     }
+    let mount = Mounted(inside);
     writer.commit(&tree(&[("precious", b"2", 0o444)])).unwrap();
     (0..3).for_each(|_| writer.sweep_old());
     place.assert_untouched();
-    rustix::mount::unmount(&inside, rustix::mount::UnmountFlags::empty()).unwrap();
+    let inside = mount.0.clone();
+    drop(mount);
     writer.sweep_old();
     assert!(!inside.exists(), "tried again, and removed");
+}
+
+/// Unmounts also when the test fails.
+struct Mounted(std::path::PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
+    }
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Hot readers across some hundred swaps: no read is torn, mixed, missing or empty.
 
+#![expect(clippy::unwrap_used, reason = "a helper of a test panics as the test does")]
+
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::OwnedFd;
@@ -70,7 +72,7 @@ fn no_read_is_torn_mixed_missing_or_empty_while_the_tree_is_swapped_some_hundred
             // Every reader gets its turn within the grace of a generation, as a timer would give it.
             let before = reads.each_ref().map(|count| count.load(Ordering::Relaxed));
             while reads.iter().zip(before).any(|(count, before)| count.load(Ordering::Relaxed) < before + 2)
-                && !readers.iter().any(|reader| reader.is_finished())
+                && !readers.iter().any(thread::ScopedJoinHandle::is_finished)
             {
                 thread::yield_now();
             }

@@ -5,8 +5,11 @@
 //! Needs strace. Without it the test says so and passes, unless KEYWARD_REQUIRE_STRACE is 1, as in continuous
 //! integration.
 
+#![expect(clippy::unwrap_used, reason = "a helper of a test panics as the test does")]
+
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -180,6 +183,8 @@ impl<'a> Place<'a> {
             let half = path.join("..kw_0000000000000003/turns");
             fs::create_dir_all(&half).unwrap();
             fs::write(half.join("into"), "2").unwrap();
+            fs::set_permissions(path.join("..kw_0000000000000003"), fs::Permissions::from_mode(0o700))
+                .unwrap();
             std::os::unix::fs::symlink("..kw_0000000000000003", path.join("..data_tmp")).unwrap();
             std::os::unix::fs::symlink("..data/comes", path.join("comes")).unwrap();
         }
@@ -212,16 +217,27 @@ impl<'a> Place<'a> {
             assert!(self.scenario.allowed().contains(&None));
             return None;
         }
-        let seen = seen(&self.path);
-        self.scenario
-            .allowed()
-            .iter()
-            .copied()
-            .find(|number| seen == number.map_or_else(Default::default, |number| expected(&numbered(number))))
-            .unwrap_or_else(|| {
-                let names: Vec<_> = seen.keys().collect();
-                panic!("{:?}: a reader sees a tree that nobody committed: {names:?}", self.scenario)
-            })
+        let current = fs::read_link(self.path.join("..data")).unwrap_or_default();
+        for entry in fs::read_dir(&self.path).unwrap().map(Result::unwrap) {
+            let name = entry.file_name().into_string().unwrap();
+            let open = entry.metadata().unwrap().permissions().mode() & 0o077 != 0;
+            if name.starts_with("..kw_") && Path::new(&name) > current.as_path() && open {
+                assert!(self.number(&entry.path()).is_some(), "a half-written generation can be entered");
+            }
+        }
+        self.number(&self.path)
+    }
+
+    /// Which of the allowed trees is seen below `path`.
+    fn number(&self, path: &Path) -> Option<u8> {
+        let seen = seen(path);
+        let is_seen = |number: &Option<u8>| {
+            seen == number.map_or_else(Default::default, |number| expected(&numbered(number)))
+        };
+        self.scenario.allowed().iter().copied().find(is_seen).unwrap_or_else(|| {
+            let names: Vec<_> = seen.keys().collect();
+            panic!("{:?}: a reader sees a tree that nobody committed: {names:?}", self.scenario)
+        })
     }
 
     fn check_saved(&self, end: End) {

@@ -1,5 +1,7 @@
 //! tmpfs as it really is. What needs root is tried where it is permitted, and says so where not.
 
+#![expect(clippy::unwrap_used, reason = "a helper of a test panics as the test does")]
+
 use std::fs;
 use std::io::Write;
 use std::os::fd::OwnedFd;

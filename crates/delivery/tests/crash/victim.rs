@@ -11,8 +11,8 @@ use rustix::fs::Mode;
 use scenario::Scenario;
 
 fn main() -> ExitCode {
-    // The worst umask: modes must come out as asked all the same.
-    rustix::process::umask(Mode::from_raw_mode(0o777));
+    // The strictest umask in use: modes must come out as asked all the same.
+    rustix::process::umask(Mode::from_raw_mode(0o077));
     let mut arguments = std::env::args().skip(1);
     let (word, path) = (arguments.next().unwrap_or_default(), arguments.next().unwrap_or_default());
     match Scenario::ALL.into_iter().find(|scenario| scenario.word() == word) {
