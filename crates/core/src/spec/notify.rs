@@ -18,7 +18,8 @@ pub struct Notify {
 /// One way to tell an application.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum NotifyAction {
-    /// A signal to every process whose comm or `argv[0]` is `process`, in a shared process namespace.
+    /// A signal to the processes whose comm or `argv[0]` is `process`, in a shared process namespace: of a program's
+    /// processes only the topmost, since a master passes it on and a worker may die of it.
     Signal {
         /// `HUP`, `USR1`, `USR2`, `TERM`, `INT`, `WINCH`
         signal: &'static str,
