@@ -1,6 +1,7 @@
 use std::collections::HashMap;
 
 use parking_lot::Mutex;
+use rustls::crypto::SupportedKxGroup;
 use rustls::{ClientConnection, NamedGroup, ProtocolVersion};
 
 /// Hosts remembered at most; a new one beyond that replaces an arbitrary old one.
@@ -24,7 +25,7 @@ impl Handshake {
             Some(ProtocolVersion::TLSv1_2) => "TLSv1_2",
             _ => "unknown",
         };
-        let group = match connection.negotiated_key_exchange_group().map(|group| group.name()) {
+        let group = match connection.negotiated_key_exchange_group().map(SupportedKxGroup::name) {
             Some(NamedGroup::X25519MLKEM768) => "X25519MLKEM768",
             Some(NamedGroup::secp256r1MLKEM768) => "secp256r1MLKEM768",
             Some(NamedGroup::X25519) => "X25519",

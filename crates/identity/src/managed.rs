@@ -17,7 +17,7 @@ use crate::settings::{ManagedEndpoint, Selector};
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// 404, 408, 429, 5xx and time-outs: three more tries, the first after a second or two, as Microsoft's guidance asks.
-const POLICY: RetryPolicy = RetryPolicy {
+pub(crate) const POLICY: RetryPolicy = RetryPolicy {
     attempts: 4,
     base: Duration::from_secs(2),
     cap: Duration::from_secs(10),
@@ -168,5 +168,54 @@ impl Attempt for Managed {
             Err(error) if error.code() == Code::Timeout => Err(Failed::policy(error)),
             Err(error) => Err(Failed::never(error)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keyward_core::SystemClock;
+    use keyward_core::observe::Silent;
+    use keyward_egress::EgressSettings;
+
+    fn managed(selector: Selector) -> Managed {
+        let clock = Arc::new(SystemClock);
+        let egress = Egress::new(EgressSettings::default(), clock.clone(), Arc::new(Silent)).unwrap();
+        Managed::new(selector, ManagedEndpoint::imds(), egress, clock).unwrap()
+    }
+
+    fn answer(status: u16, body: &'static str) -> (Code, Again) {
+        let response = Response { status, headers: http::HeaderMap::new(), body: body.into() };
+        let failed = managed(Selector::ClientId("c".to_owned())).refused(&response);
+        (failed.error.code(), failed.again)
+    }
+
+    #[test]
+    fn each_status_is_retried_as_documented() {
+        for status in [404, 408, 500, 503, 504] {
+            assert_eq!(answer(status, ""), (Code::TokenUnavailable, Again::Policy), "{status}");
+        }
+        assert_eq!(answer(429, ""), (Code::TokenThrottled, Again::Policy));
+        assert_eq!(answer(410, ""), (Code::TokenUnavailable, Again::Updating));
+        assert_eq!(answer(302, ""), (Code::TokenProtocol, Again::Never));
+        for status in [401, 403, 405] {
+            assert_eq!(answer(status, ""), (Code::TokenRefused, Again::Never), "{status}");
+        }
+        assert_eq!(answer(400, r#"{"error":"invalid_request"}"#), (Code::IdentityNotAssigned, Again::Never));
+        assert_eq!(answer(400, r#"{"error":"invalid_resource"}"#), (Code::TokenRefused, Again::Never));
+    }
+
+    #[test]
+    fn the_request_is_the_documented_one() {
+        let request = managed(Selector::ResourceId("/s/x y".to_owned()))
+            .request("https://vault.azure.net")
+            .ok()
+            .unwrap();
+        assert_eq!(
+            request.url.as_str(),
+            "http://169.254.169.254/metadata/identity/oauth2/token?api-version=2018-02-01&msi_res_id=%2Fs%2Fx+y&resource=https%3A%2F%2Fvault.azure.net"
+        );
+        assert_eq!(request.headers["metadata"], "true");
+        assert!(!request.headers.contains_key("x-identity-header"));
     }
 }

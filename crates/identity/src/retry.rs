@@ -53,6 +53,8 @@ impl Tries {
     pub(crate) fn next(&mut self, policy: &RetryPolicy, failed: &Failed, random: f64) -> Option<Duration> {
         match failed.again {
             Again::Never => None,
+            // Sooner than asked would be rude, later is the cache's business.
+            Again::Policy if failed.error.wait().is_some_and(|asked| asked > policy.cap) => None,
             Again::Policy => {
                 self.policy += 1;
                 let wait = policy.next(&failed.error, self.policy, self.waited, random)?;
@@ -118,6 +120,66 @@ mod tests {
         let waits: Vec<_> =
             std::iter::from_fn(|| tries.next(&RetryPolicy::NONE, &failed(Again::Updating), 0.5)).collect();
         assert_eq!(waits.iter().sum::<Duration>(), Duration::from_secs(70));
+    }
+
+    /// Fails until `until` has passed, then succeeds; keeps when it was asked.
+    struct Flaky {
+        begin: tokio::time::Instant,
+        until: Duration,
+        again: Again,
+        asked: parking_lot::Mutex<Vec<Duration>>,
+    }
+
+    impl Flaky {
+        fn new(until: u64, again: Again) -> Self {
+            let begin = tokio::time::Instant::now();
+            Self { begin, until: Duration::from_secs(until), again, asked: parking_lot::Mutex::default() }
+        }
+    }
+
+    #[async_trait]
+    impl Attempt for Flaky {
+        async fn attempt(&self, _: &str) -> std::result::Result<Issued, Failed> {
+            let now = self.begin.elapsed();
+            self.asked.lock().push(now);
+            if now < self.until {
+                return Err(failed(self.again));
+            }
+            let secret = keyward_core::SecretBytes::copy_from(b"t");
+            Ok(Issued { secret, lifetime: Duration::from_secs(1), refresh_in: None })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_410_for_a_minute_ends_in_success_and_for_two_in_an_error() {
+        let way = Flaky::new(60, Again::Updating);
+        assert!(until_done(&crate::managed::POLICY, &way, "r").await.is_ok());
+        assert_eq!(way.asked.lock().last(), Some(&Duration::from_secs(60)));
+        let way = Flaky::new(120, Again::Updating);
+        assert!(until_done(&crate::managed::POLICY, &way, "r").await.is_err());
+        assert_eq!(way.begin.elapsed(), Duration::from_secs(70));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn limit_5_imds_is_asked_again_after_one_two_and_four_seconds_at_least() {
+        let way = Flaky::new(1000, Again::Policy);
+        assert!(until_done(&crate::managed::POLICY, &way, "r").await.is_err());
+        let asked = way.asked.lock();
+        let waits: Vec<_> = asked.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert_eq!(waits.len(), 3);
+        for (wait, least) in waits.iter().zip([1, 2, 4]) {
+            assert!(
+                *wait >= Duration::from_secs(least) && *wait <= Duration::from_secs(2 * least),
+                "{waits:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_wait_longer_than_the_cap_is_left_to_the_cache() {
+        let mut failed = failed(Again::Policy);
+        failed.error = failed.error.retry_after(Some(Duration::from_secs(120)));
+        assert_eq!(Tries::default().next(&RetryPolicy::VAULT, &failed, 0.5), None);
     }
 
     #[test]

@@ -66,6 +66,37 @@ async fn https_goes_through_connect_with_the_proxys_password_and_tls_ends_at_the
 }
 
 #[tokio::test]
+async fn a_proxy_may_speak_tls_itself() {
+    let ca = Authority::new();
+    let server = ca.server(&[VAULT]).http(async |_| json(200, "{}")).await;
+    let target = server.address;
+    let proxy = ca
+        .server(&["127.0.0.1"])
+        .raw(move |mut client| {
+            Box::pin(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(client.read_u8().await.unwrap());
+                }
+                assert!(head.starts_with(b"CONNECT shop.vault.test:443 "));
+                client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+                let mut server = TcpStream::connect(target).await.unwrap();
+                let _ = copy_bidirectional(&mut client, &mut server).await;
+            })
+        })
+        .await;
+    let address = proxy.address;
+    let vars = move |name: &str| (name == "HTTPS_PROXY").then(|| format!("https://{address}"));
+    let settings = EgressSettings {
+        extra_roots_pem: Some(ca.pem.clone()),
+        proxy: ProxySettings::from_vars(&vars),
+        ..EgressSettings::default()
+    };
+    assert_eq!(egress(settings).send(get(&format!("https://{VAULT}/"))).await.ok().unwrap().status, 200);
+    assert_eq!((proxy.connections(), server.connections()), (1, 1));
+}
+
+#[tokio::test]
 async fn a_host_in_no_proxy_is_reached_directly() {
     let ca = Authority::new();
     let server = ca.server(&[VAULT]).http(async |_| json(200, "{}")).await;
