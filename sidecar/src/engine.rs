@@ -113,7 +113,7 @@ impl Engine {
             .collect();
         let projection = self.project(snapshots.clone()).await;
         let missing = projection.missing_required.clone();
-        self.warn(&projection);
+        self.warn(&projection, &snapshots);
         self.serve(&projection, &snapshots);
         if !missing.is_empty() && !self.complete {
             return Pass { missing, failure: None };
@@ -275,8 +275,12 @@ impl Engine {
         }
     }
 
-    /// Each (entry, reason) is said once until it changes.
-    fn warn(&mut self, projection: &Projection) {
+    /// Each (entry, reason) is said once until it changes. An object that nobody has asked for yet is no news.
+    fn warn(&mut self, projection: &Projection, snapshots: &HashMap<FetchRequest, Arc<Snapshot>>) {
+        let untried = |snapshot: &Arc<Snapshot>| snapshot.fetched.is_none() && snapshot.error.is_none();
+        if !self.complete && snapshots.values().any(untried) {
+            return;
+        }
         let mut now = HashSet::new();
         for entry in &projection.entries {
             let error = entry.error.as_ref().or(entry.value.as_ref().err());

@@ -22,12 +22,8 @@ impl Outputs {
         };
         let options = Options { directory_mode: 0o755, gid: files.gid, allow_swap: files.allow_swap };
         let prepared = tmpfs::prepare(&files.path, mode, files.size.unwrap_or(SMALLEST), &options)?;
-        if prepared.noswap != NoSwap::Yes {
-            tracing::warn!(
-                path = %files.path.display(),
-                swap_on = prepared.swap_on,
-                "the tmpfs has no noswap: its pages could be swapped out"
-            );
+        if prepared.noswap != NoSwap::Yes && prepared.swap_on {
+            tracing::warn!(path = %files.path.display(), "the tmpfs has no noswap and swap is on: its pages could reach a disk");
         }
         tracing::info!(path = %files.path.display(), mounted = prepared.mounted, reused = prepared.reused, "tmpfs is ready");
         Ok(Self { directory: Some(AtomicDirectory::open(prepared.directory)?) })
