@@ -1,4 +1,5 @@
 //! The server in this process, on a socket of its own, over a view that the tests hold by hand.
+#![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
 #[path = "api/limits.rs"]
 mod limits;

@@ -1,0 +1,10 @@
+//! One module for each command: its options, and what it does.
+
+pub(crate) mod audit;
+#[cfg(feature = "demo")]
+pub(crate) mod demo;
+pub(crate) mod doctor;
+pub(crate) mod get;
+pub(crate) mod lint;
+pub(crate) mod list;
+pub(crate) mod watch;

@@ -1,1 +1,0 @@
-//! The keyward command line.
