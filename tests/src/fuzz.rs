@@ -1,0 +1,154 @@
+//! One function for each parser of outside bytes. `fuzz/` feeds them with libFuzzer, `tests/tests/fuzz_corpus.rs` with
+//! the committed corpora. Each asserts what must hold for any input; a panic is a finding.
+
+use keyward_core::cloud::Cloud;
+use keyward_core::spec::{Context, FilePath, parse_objects_text};
+use keyward_core::{ObjectRef, SecretBytes, config};
+
+/// A fuzz target: its name, which is its corpus folder, and what it does with an input.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// Every target.
+pub const TARGETS: &[Target] = &[
+    ("object_reference", object_reference),
+    ("configuration", configuration),
+    ("objects", objects),
+    ("projection_path", projection_path),
+    ("key_vault_response", key_vault_response),
+    ("key_vault_challenge", key_vault_challenge),
+    ("retry_after", retry_after),
+    ("token_response", token_response),
+    ("pfx", pfx),
+    ("pem", pem),
+    ("json_pointer", json_pointer),
+    ("template", template),
+    ("audit_log", audit_log),
+    ("kept_snapshot", kept_snapshot),
+    ("trace_context", trace_context),
+];
+
+/// The wall time of every target.
+const NOW: keyward_core::UnixTime = std::time::Duration::from_secs(1_795_413_600);
+
+/// A reference that parses prints to one that parses to itself.
+pub fn object_reference(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok((reference, _)) = ObjectRef::parse(text, &Cloud::public()) {
+        let printed = reference.to_string();
+        let (again, _) = ObjectRef::parse(&printed, &Cloud::public()).expect("a printed reference parses");
+        assert!(again == reference);
+    }
+}
+
+/// A configuration is valid or refused with a message.
+pub fn configuration(data: &[u8]) {
+    if let Err(error) = config::parse(data) {
+        assert!(!error.message().is_empty());
+    }
+}
+
+/// Accepted declarations have unique names and paths that do not clash.
+pub fn objects(data: &[u8]) {
+    let cloud = Cloud::public();
+    let context = Context { cloud: &cloud, listed_hosts: &[], notify: false };
+    if let Ok(specs) = parse_objects_text(data, context) {
+        let files: Vec<_> = specs.iter().flat_map(keyward_core::spec::ObjectSpec::files).collect();
+        for (index, one) in files.iter().enumerate() {
+            assert!(files[index + 1..].iter().all(|other| !one.clashes_with(other)));
+        }
+    }
+}
+
+/// An accepted path stays below whatever it is joined to.
+pub fn projection_path(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(path) = FilePath::parse(text) {
+        assert!(
+            path.elements()
+                .all(|element| !element.is_empty() && !element.starts_with("..") && element != ".")
+        );
+        assert!(!path.as_str().starts_with('/'));
+    }
+}
+
+/// The first byte chooses which answer of Key Vault it is.
+pub fn key_vault_response(data: &[u8]) {
+    use keyward_providers::key_vault::{
+        parse_certificate, parse_error_body, parse_id, parse_key, parse_page, parse_secret,
+    };
+    let Some((kind, body)) = data.split_first() else { return };
+    match kind % 6 {
+        0 => drop(parse_secret(body)),
+        1 => drop(parse_key(body)),
+        2 => drop(parse_certificate(body)),
+        3 => drop(parse_page(body)),
+        4 => drop(parse_error_body(body)),
+        _ => drop(std::str::from_utf8(body).map(parse_id)),
+    }
+}
+
+/// A challenge parses or is refused.
+pub fn key_vault_challenge(data: &[u8]) {
+    drop(keyward_providers::key_vault::parse_challenge(data));
+}
+
+/// Whatever a peer asks for, the wait is bounded.
+pub fn retry_after(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Some(wait) = keyward_egress::parse_retry_after(|_| Some(text), NOW) {
+        assert!(wait <= keyward_egress::RETRY_AFTER_LIMIT);
+    }
+}
+
+/// The first byte chooses between a token and an error.
+pub fn token_response(data: &[u8]) {
+    let Some((kind, body)) = data.split_first() else { return };
+    if kind % 2 == 0 {
+        drop(keyward_identity::parse_token_response(body, NOW));
+    } else {
+        drop(keyward_identity::parse_token_error(body));
+    }
+}
+
+/// A PFX with an empty password.
+pub fn pfx(data: &[u8]) {
+    drop(keyward_delivery::content::parse_pfx(data, &SecretBytes::copy_from(b"")));
+}
+
+/// PEM text.
+pub fn pem(data: &[u8]) {
+    drop(keyward_delivery::content::parse_pem(data));
+}
+
+/// The pointer is the first line, the document what follows.
+pub fn json_pointer(data: &[u8]) {
+    let Some(at) = data.iter().position(|byte| *byte == b'\n') else { return };
+    let (pointer, document) = data.split_at(at);
+    let Ok(pointer) = std::str::from_utf8(pointer) else { return };
+    drop(keyward_delivery::content::pick(&SecretBytes::copy_from(&document[1..]), pointer));
+}
+
+/// A template over one entry.
+pub fn template(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let inputs = [("name".to_owned(), Ok(SecretBytes::copy_from(b"a:b\\c")))].into_iter().collect();
+    drop(keyward_delivery::template::render(text, &inputs));
+}
+
+/// An audit log verifies or does not.
+pub fn audit_log(data: &[u8]) {
+    drop(keyward_telemetry::audit::verify(data, &keyward_telemetry::audit::VerifyOptions::default()));
+}
+
+/// A kept snapshot, its checksum aside.
+pub fn kept_snapshot(data: &[u8]) {
+    drop(keyward_delivery::saved::parse(data, &[]));
+    drop(keyward_delivery::saved::parse_records(data, &[]));
+}
+
+/// A trace context that parses prints to itself.
+pub fn trace_context(data: &[u8]) {
+    if let Some(context) = keyward_core::trace::TraceContext::parse(data) {
+        assert!(context.trace() != [0; 16] && context.span() != [0; 8]);
+    }
+}
