@@ -63,7 +63,7 @@ pub(crate) async fn run(args: &WatchArgs) -> Result<(), Failure> {
                 return Err(Failure::failed(format!("{} is no longer declared", removal.name)));
             }
             (Format::Json, Event::Current(secret)) => {
-                output::line(json!({"current": output::secret(&secret)}))?
+                output::line(json!({"current": output::secret(&secret)}))?;
             }
             (Format::Json, Event::Failure(failure)) => output::line(json!({"failure": {
                 "name": failure.name, "reason": failure.reason, "message": failure.message, "sequence": failure.sequence,
