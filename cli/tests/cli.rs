@@ -6,16 +6,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
-use keyward_core::audit::Unaudited;
+use keyward_core::audit::Actor;
 use keyward_core::observe::Silent;
 use keyward_core::{Code, Error, State, SystemClock};
 use keyward_local_api::{ApiSettings, Parts, Server};
-use keyward_test_support::HandView;
+use keyward_test_support::{HandView, Kept};
 use tokio::sync::{oneshot, watch};
 
 /// A server on a thread of its own.
 struct Rig {
     view: Arc<HandView>,
+    kept: Arc<Kept>,
     socket: PathBuf,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
@@ -24,24 +25,29 @@ struct Rig {
 
 impl Rig {
     fn start() -> Self {
+        Self::with(|_| {})
+    }
+
+    fn with(adjust: impl FnOnce(&mut ApiSettings)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("keyward.sock");
-        let view = Arc::<HandView>::default();
+        let mut settings = ApiSettings { mode: 0o600, ..ApiSettings::new(&socket) };
+        adjust(&mut settings);
+        let (view, kept) = (Arc::<HandView>::default(), Arc::<Kept>::default());
         let (stop, stopped) = oneshot::channel();
         let (bound, is_bound) = std::sync::mpsc::channel();
-        let (path, served) = (socket.clone(), view.clone());
+        let (served, audit) = (view.clone(), kept.clone());
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let ready = watch::Sender::new(true);
                 let parts = Parts {
                     view: served,
-                    audit: Arc::new(Unaudited),
+                    audit,
                     observer: Arc::new(Silent),
                     clock: Arc::new(SystemClock),
                     ready: ready.subscribe(),
                 };
-                let settings = ApiSettings { mode: 0o600, ..ApiSettings::new(path) };
                 let server = Server::bind(settings, parts).unwrap();
                 bound.send(()).unwrap();
                 server
@@ -53,7 +59,7 @@ impl Rig {
             });
         });
         is_bound.recv().unwrap();
-        Self { view, socket, stop: Some(stop), thread: Some(thread), dir }
+        Self { view, kept, socket, stop: Some(stop), thread: Some(thread), dir }
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
@@ -214,6 +220,32 @@ fn refusals_name_the_code_and_the_next_step_and_have_exit_codes_of_their_own() {
 }
 
 #[test]
+fn another_user_is_known_by_the_kernels_word_and_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    const STRANGER: u32 = 54321;
+    if !nix::unistd::geteuid().is_root() {
+        return; // Only root can become somebody else; what is decided is tested in crates/local-api.
+    }
+    let rig = Rig::with(|settings| (settings.mode, settings.allow_uids) = (0o666, Some(vec![0])));
+    rig.view.set("db", b"canary-5f1e");
+    // A place that the stranger can reach, with the program in it.
+    std::fs::set_permissions(rig.dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let program = rig.dir.path().join("keyward");
+    std::fs::copy(env!("CARGO_BIN_EXE_keyward"), &program).unwrap();
+    let mut command = Command::new(program);
+    command.args(["get", "db"]).env("KEYWARD_SOCKET", &rig.socket).uid(STRANGER).gid(STRANGER);
+    let output = command.output().unwrap();
+    let (code, message) = refused(&output);
+    assert_eq!(code, 77);
+    assert!(message.starts_with("keyward: KW_CALLER_REFUSED: user id 54321 may not call"), "{message}");
+    assert_eq!(rig.run(&["get", "db"]).stdout, b"canary-5f1e");
+    let audit = rig.kept.audit.lock();
+    let refusal = audit.iter().find(|event| event.error == Some(Code::CallerRefused)).unwrap();
+    assert!(matches!(refusal.actor, Actor::Peer { uid: STRANGER, gid: STRANGER, pid } if pid > 0));
+}
+
+#[test]
 fn lint_tells_a_configuration_from_a_list_of_objects_and_reports_every_mistake() {
     let rig = Rig::start();
     let lint = |document: &str| {
@@ -288,7 +320,7 @@ fn an_audit_log_is_verified_and_a_record_proved() {
 }
 
 fn write_log(file: &Path) {
-    use keyward_core::audit::{Action, Actor, AuditEvent, AuditSink};
+    use keyward_core::audit::{Action, AuditEvent, AuditSink};
     use keyward_telemetry::audit::{AuditLog, Destination, OnFailure, Settings};
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {

@@ -64,7 +64,7 @@ impl ApiSettings {
             uid: None,
             gid: None,
             allow_uids: None,
-            lookups_per_caller: 100_000,
+            lookups_per_caller: 200_000,
             upstream_per_caller: 10,
             max_upstream: 64,
             refresh_gap: Duration::from_secs(1),
