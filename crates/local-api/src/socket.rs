@@ -12,9 +12,6 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, unlinkat};
 
 use crate::ApiSettings;
 
-/// Connections that may wait to be accepted.
-const BACKLOG: i32 = 1024;
-
 /// A listening socket, and its place in the file system, which is cleared on drop.
 pub(crate) struct Bound {
     pub(crate) listener: UnixListener,
@@ -150,8 +147,8 @@ fn finish(
     let mode = Mode::from_bits_truncate(settings.mode);
     fchmodat(cwd(), &itself(&file), mode, nix::sys::stat::FchmodatFlags::FollowSymlink)
         .map_err(|errno| failed(path, &format!("its mode cannot be set ({})", errno.desc())))?;
-    let backlog = Backlog::new(BACKLOG).expect("within the kernel's limits");
-    listen(fd, backlog).map_err(|errno| failed(path, errno.desc()))?;
+    // As many as the kernel lets wait (net.core.somaxconn); the C libraries disagree about any number.
+    listen(fd, Backlog::MAXALLOWABLE).map_err(|errno| failed(path, errno.desc()))?;
     renameat(dir, hidden, dir, name).map_err(|errno| failed(path, errno.desc()))?;
     Ok(stat)
 }
