@@ -55,7 +55,7 @@ impl Kept {
         match tokio::task::spawn_blocking(move || saved::save(&directory, &objects)).await {
             Ok(Ok(())) => self.written = now,
             Ok(Err(error)) => {
-                tracing::warn!(%error, "the snapshot could not be kept; a restart would begin with nothing")
+                tracing::warn!(%error, "the snapshot could not be kept; a restart would begin with nothing");
             }
             // A panic was reported by the panic hook.
             Err(_) => {}
