@@ -1,0 +1,115 @@
+//! What the repository says about itself must hold.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use keyward_core::config::{SETTINGS, reference};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// Every Rust source of the repository.
+fn sources() -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    let mut directories = vec![root()];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(&directory).expect("a directory").map(|entry| entry.expect("an entry")) {
+            let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+            if path.is_dir() && !name.starts_with('.') && name != "target" {
+                directories.push(path);
+            } else if name.ends_with(".rs") {
+                let text = std::fs::read_to_string(&path).expect("a source");
+                found.push((path, text));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn every_test_that_the_specification_names_exists() {
+    let specification = read("SPECIFICATION.md");
+    let named: BTreeSet<&str> = specification
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|word| word.matches('_').count() >= 3 && word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'))
+        .collect();
+    assert!(named.len() > 40, "only {} tests are named", named.len());
+    let sources = sources();
+    for name in named {
+        let function = format!("fn {name}(");
+        assert!(sources.iter().any(|(_, text)| text.contains(&function)), "no test is called {name}");
+    }
+}
+
+#[test]
+fn every_promise_names_a_test_or_says_pending() {
+    let specification = read("SPECIFICATION.md");
+    let mut promises = 0;
+    for block in specification.split("\n\n").flat_map(|part| part.split("\n## ")) {
+        for line in block.lines().filter(|line| line.starts_with(|c: char| c.is_ascii_digit())) {
+            promises += 1;
+            let number = line.split('.').next().expect("a number");
+            let at = specification.find(line).expect("the line");
+            let rest = &specification[at..];
+            let end = rest[1..].find(&format!("\n{}. ", number.parse::<u32>().expect("a number") + 1)).map_or(rest.len(), |end| end + 1);
+            let text = &rest[..end];
+            assert!(text.contains("Tests:") || text.contains("pending"), "promise {number} names no test");
+        }
+    }
+    assert_eq!(promises, 17);
+}
+
+#[test]
+fn the_configuration_page_is_the_one_that_the_code_makes() {
+    let page = read("docs/configuration.md");
+    assert!(page.contains(&reference()), "docs/configuration.md is out of date; put this table into it:\n{}", reference());
+    for setting in SETTINGS {
+        assert!(page.contains(&format!("`{}`", setting.path)));
+    }
+}
+
+#[test]
+fn every_error_code_is_on_the_errors_page() {
+    let page = read("docs/errors.md");
+    for code in keyward_core::Code::ALL {
+        let row = format!("| `{}` |{} |", code.as_str(), code.meaning());
+        assert!(page.contains(&row), "docs/errors.md lacks this row:\n{row}");
+    }
+}
+
+#[test]
+fn the_changelog_keeps_its_form() {
+    let changelog = read("CHANGELOG.md");
+    assert!(changelog.starts_with("# Changelog\n") && changelog.contains("\n## [Unreleased]\n"));
+    let headings = ["Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"];
+    for heading in changelog.lines().filter_map(|line| line.strip_prefix("### ")) {
+        assert!(headings.contains(&heading), "{heading} is no heading of Keep a Changelog");
+    }
+}
+
+#[test]
+fn no_source_is_unfinished_sleeps_on_a_thread_or_prints_for_debugging() {
+    let banned = [["to", "do!("].concat(), ["unimple", "mented!("].concat(), ["db", "g!("].concat(), ["#[ig", "nore"].concat()];
+    for (path, text) in sources() {
+        for word in &banned {
+            assert!(!text.contains(word.as_str()), "{} holds {word}", path.display());
+        }
+    }
+}
+
+#[test]
+fn files_tell_one_story() {
+    let long: Vec<_> = sources()
+        .into_iter()
+        .map(|(path, text)| (text.lines().count(), path))
+        .filter(|(lines, path)| *lines > 700 && !path.to_string_lossy().contains("/tests/"))
+        .collect();
+    assert!(long.is_empty(), "files over 700 lines: {long:?}");
+}
