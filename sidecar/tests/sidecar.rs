@@ -34,3 +34,6 @@ mod notify;
 
 #[path = "sidecar/identities.rs"]
 mod identities;
+
+#[path = "sidecar/canary.rs"]
+mod canary;
