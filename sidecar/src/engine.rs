@@ -277,8 +277,7 @@ impl Engine {
 
     /// Each (entry, reason) is said once until it changes. An object that nobody has asked for yet is no news.
     fn warn(&mut self, projection: &Projection, snapshots: &HashMap<FetchRequest, Arc<Snapshot>>) {
-        let untried = |snapshot: &Arc<Snapshot>| snapshot.fetched.is_none() && snapshot.error.is_none();
-        if !self.complete && snapshots.values().any(untried) {
+        if !self.complete && snapshots.values().any(|snapshot| untried(snapshot)) {
             return;
         }
         let mut now = HashSet::new();
@@ -320,9 +319,17 @@ fn of_object(entry: &Projected, source: &ObjectSource, snapshot: Option<&Snapsho
         expires: fetched.and_then(|fetched| fetched.expires),
         fetched: snapshot.and_then(|snapshot| snapshot.confirmed),
         state: snapshot.map_or(State::Pending, |snapshot| snapshot.state),
-        error: entry.error.clone().or_else(|| snapshot.and_then(|snapshot| snapshot.error.clone())),
+        // Without an error, a pending object is one whose first read is still on its way.
+        error: snapshot
+            .filter(|snapshot| !untried(snapshot))
+            .and_then(|snapshot| entry.error.as_ref().or(snapshot.error.as_ref()))
+            .cloned(),
         sequence: 0,
     }
+}
+
+fn untried(snapshot: &Snapshot) -> bool {
+    snapshot.fetched.is_none() && snapshot.error.is_none()
 }
 
 /// Whether the API refuses although a last good value exists (promise 3).

@@ -28,7 +28,10 @@ pub(crate) async fn get(connection: &Connection, request: Request) -> Result<Res
     let request: GetSecretRequest =
         wire::receive(request.into_body(), connection.shared.settings.max_message).await?;
     connection.spend(1)?;
-    let served = connection.shared.view.get(&request.name);
+    let mut served = connection.shared.view.get(&request.name);
+    if served.as_deref().is_some_and(untried) {
+        served = Box::pin(first_read(connection, &request.name)).await;
+    }
     let in_place = served.as_deref().is_some_and(|served| {
         request.version.is_empty()
             || served
@@ -49,6 +52,25 @@ pub(crate) async fn get(connection: &Connection, request: Request) -> Result<Res
         None => return Err(status(&connection.unknown_name(trace))),
     };
     Ok(message(&GetSecretResponse { secret: Some(secret) }))
+}
+
+/// Whether the first read of an object is still on its way: nobody has said yes or no.
+fn untried(served: &Served) -> bool {
+    served.state == State::Pending && served.error.is_none()
+}
+
+/// Waits for the first read that is on its way already, so that a caller at start-up needs no loop of its own; however
+/// many wait, it stays one read. The call's own deadline bounds the wait.
+async fn first_read(connection: &Connection, name: &str) -> Option<Arc<Served>> {
+    let view = &connection.shared.view;
+    loop {
+        let seen = view.generation();
+        let served = view.get(name)?;
+        if !untried(&served) {
+            return Some(served);
+        }
+        view.changed(seen).await;
+    }
 }
 
 /// The other methods that answer with one message.

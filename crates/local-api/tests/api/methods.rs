@@ -53,9 +53,25 @@ async fn each_state_of_an_object_is_answered_as_promised() {
     let status = get(&mut client, "db").await.err().unwrap();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::NotFound, "KW_OBJECT_NOT_FOUND"));
 
-    rig.view.stand("new", State::Pending, None);
+    let unreachable = Error::new(KeywardCode::VaultUnavailable, "the first read failed");
+    rig.view.stand("new", State::Pending, Some(unreachable));
     let status = get(&mut client, "new").await.err().unwrap();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "KW_VAULT_UNAVAILABLE"));
+}
+
+#[tokio::test]
+async fn callers_wait_for_a_first_read_that_is_on_its_way() {
+    let rig = Rig::start();
+    rig.view.stand("db", State::Pending, None);
+    let mut client = rig.client().await;
+    let waiting = tokio::spawn(async move { get(&mut client, "db").await });
+    // An answered call on another connection proves that the server had its turn.
+    let mut other = rig.client().await;
+    rig.view.set("other", b"1");
+    get(&mut other, "other").await.unwrap();
+    assert!(!waiting.is_finished());
+    rig.view.set("db", b"value");
+    assert!(waiting.await.unwrap().unwrap().value.as_ref() == b"value");
 }
 
 #[tokio::test]
