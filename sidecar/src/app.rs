@@ -14,6 +14,7 @@ use keyward_core::config::Config;
 use keyward_core::observe::Observer;
 use keyward_core::{Clock, Code, Error, Result, SystemClock};
 use keyward_delivery::notify::Notifier;
+use keyward_telemetry::audit::AuditLog;
 use keyward_telemetry::health::{Condition, Health};
 use keyward_telemetry::{Metrics, admin, logs, traces};
 use tokio::sync::watch;
@@ -55,10 +56,17 @@ pub(crate) async fn run(setup: Setup, once: bool) -> Result<()> {
     health.set(Condition::Configuration, true);
     let log = trail::open(&setup.config.audit, &clock, &observer)?;
     let audit: Arc<dyn AuditSink> = Arc::clone(&log) as Arc<dyn AuditSink>;
+    let checkpoints = Arc::clone(&log);
+    metrics.register_gauge(
+        "audit_checkpoint_timestamp_seconds",
+        "When the audit log last signed a checkpoint, Unix time",
+        move || i64::try_from(checkpoints.last_checkpoint().as_secs()).unwrap_or(i64::MAX),
+    );
     let upstream = Upstream::build(&setup.config, &clock, &observer, &audit)?;
     configured(&*audit, &*clock, None);
     let stop = CancellationToken::new();
     let exporting = exporter.map(|exporter| {
+        metrics.register_counter("traces_dropped_spans", "Spans that were not exported", exporter.dropped());
         let client = upstream.egress.post_client_for(keyward_egress::Target::Otlp);
         tokio::spawn(exporter.run(client, stop.clone().cancelled_owned()))
     });
@@ -74,6 +82,7 @@ pub(crate) async fn run(setup: Setup, once: bool) -> Result<()> {
         fastrand::u64(..),
     );
     broker.attach(Arc::clone(&upstream.identity), Arc::clone(&upstream.provider));
+    register_age(&metrics, &broker, &clock);
     let outputs = setup.config.files.as_ref().map(Outputs::prepare).transpose()?;
     let kept = match setup.config.state.as_deref().filter(|_| !once) {
         None => None,
@@ -102,7 +111,7 @@ pub(crate) async fn run(setup: Setup, once: bool) -> Result<()> {
     }
     let engine = Engine::new(parts, &setup.config, Arc::clone(&upstream.identity));
     let supervisor = tokio::spawn(Arc::clone(&broker).run());
-    let mut sidecar = Sidecar { setup, engine, upstream, broker, health, ready };
+    let mut sidecar = Sidecar { setup, engine, upstream, broker, health, ready, log: Arc::clone(&log) };
     let result =
         if once { sidecar.deliver_once(&mut signals).await } else { sidecar.serve(&mut signals).await };
     sidecar.health.drain();
@@ -129,6 +138,7 @@ struct Sidecar {
     broker: Arc<Broker>,
     health: Health,
     ready: watch::Sender<bool>,
+    log: Arc<AuditLog>,
 }
 
 impl Sidecar {
@@ -191,6 +201,7 @@ impl Sidecar {
         let Pass { missing, failure } = self.engine.pass().await;
         let needed = self.engine.specs.iter().filter(|spec| !spec.optional).count();
         self.health.progress(Condition::Objects, needed - missing.len().min(needed), needed);
+        self.health.set(Condition::Audit, self.log.is_healthy());
         self.health.set(Condition::Files, failure.is_none() && self.engine.is_complete());
         let ready = self.engine.is_complete();
         self.ready.send_if_modified(|now| std::mem::replace(now, ready) != ready);
@@ -259,7 +270,8 @@ fn fixed_until_restart(new: &Config, old: &Config) -> Vec<&'static str> {
 }
 
 fn conditions(config: &Config, once: bool) -> Vec<Condition> {
-    let mut conditions = vec![Condition::Configuration, Condition::Objects, Condition::Files];
+    let mut conditions =
+        vec![Condition::Configuration, Condition::Objects, Condition::Files, Condition::Audit];
     if config.grpc.is_some() && !once {
         conditions.push(Condition::Socket);
     }
@@ -293,6 +305,23 @@ fn start_logs(config: &Config, clock: &Arc<dyn Clock>) -> Result<Option<traces::
     logs::init(format, config.log.level, layer)?;
     logs::install_panic_hook();
     Ok(exporter)
+}
+
+/// How long ago the value that was confirmed longest ago was confirmed.
+fn register_age(metrics: &Metrics, broker: &Arc<Broker>, clock: &Arc<dyn Clock>) {
+    let (broker, clock) = (Arc::downgrade(broker), Arc::clone(clock));
+    metrics.register_gauge(
+        "oldest_confirmation_age_seconds",
+        "Age of the confirmation of the value confirmed longest ago",
+        move || {
+            let oldest = broker
+                .upgrade()
+                .and_then(|broker| broker.export().iter().map(|saved| saved.confirmed_wall).min());
+            oldest.map_or(0, |oldest| {
+                i64::try_from(clock.wall().saturating_sub(oldest).as_secs()).unwrap_or(i64::MAX)
+            })
+        },
+    );
 }
 
 /// How much of what we hold is locked in memory, and how much did not fit (promise 9).

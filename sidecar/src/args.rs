@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Arg, ArgAction, Command};
 use keyward_core::config::{self, Config, SETTINGS};
 use keyward_core::{Code, Error, Result};
+use keyward_delivery::template::check_templates;
 
 /// What the command line asks for.
 pub(crate) enum Action {
@@ -72,7 +73,9 @@ fn read(file: Option<&Path>, overrides: &[(&'static str, String)]) -> Result<Con
         }
     };
     let overrides: Vec<_> = overrides.iter().map(|(path, value)| (*path, value.as_str())).collect();
-    config::parse_with(&document, &overrides).map_err(|error| match file {
+    let parsed = config::parse_with(&document, &overrides)
+        .and_then(|config| check_templates(&config.objects).map(|()| config));
+    parsed.map_err(|error| match file {
         Some(path) => Error::new(error.code(), format!("{}:\n{}", path.display(), error.message())),
         None => error,
     })

@@ -7,6 +7,7 @@ use keyward_core::config;
 use keyward_core::document;
 use keyward_core::spec::{Context, parse_objects_text};
 use keyward_core::{Code, Error};
+use keyward_delivery::template::check_templates;
 use serde_json::Value;
 
 use crate::failure::Failure;
@@ -34,15 +35,16 @@ pub(crate) struct LintArgs {
 /// Parses the file and says what is wrong with it.
 pub(crate) fn run(args: &LintArgs) -> Result<(), Failure> {
     let bytes = read(&args.file)?;
-    let count = if matches!(document::parse(&bytes)?, Value::Array(_)) {
+    let objects = if matches!(document::parse(&bytes)?, Value::Array(_)) {
         let cloud = Cloud::built_in(&args.cloud).ok_or_else(|| {
             Failure::usage(format!("--cloud must be one of {}", Cloud::BUILT_IN.join(", ")))
         })?;
-        parse_objects_text(&bytes, Context { cloud: &cloud, listed_hosts: &[], notify: false })?.len()
+        parse_objects_text(&bytes, Context { cloud: &cloud, listed_hosts: &[], notify: false })?
     } else {
-        config::parse(&bytes)?.objects.len()
+        config::parse(&bytes)?.objects
     };
-    output::line(format!("{}: no mistakes, {count} objects", args.file.display()))
+    check_templates(&objects)?;
+    output::line(format!("{}: no mistakes, {} objects", args.file.display(), objects.len()))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Error> {

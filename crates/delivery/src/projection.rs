@@ -13,8 +13,8 @@ use keyward_core::{Error, Result, SecretBytes, Snapshot, Version};
 
 use crate::template::Inputs;
 use crate::tree::{File, Tree};
-use entry::{Memory, Outcome};
 pub use entry::with_newline;
+use entry::{Memory, Outcome};
 use places::Places;
 
 /// Modes and owners of files whose declaration says nothing.

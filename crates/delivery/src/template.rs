@@ -36,6 +36,8 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
+use keyward_core::document::Mistakes;
+use keyward_core::spec::{ObjectSpec, Source};
 use keyward_core::{Code, Error, Result, SecretBytes};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, UndefinedBehavior};
@@ -58,6 +60,22 @@ pub struct Rendered {
     pub output: Result<SecretBytes>,
     /// The entries that it asked for and that have no value.
     pub missing: Vec<String>,
+}
+
+/// Checks the templates of a declaration without rendering them, so that a mistake shows before anything starts.
+///
+/// # Errors
+/// `KW_CONFIG_INVALID` with every template that is wrong, by its name, and the line.
+pub fn check_templates(specs: &[ObjectSpec]) -> Result<()> {
+    let mistakes = Mistakes::default();
+    for spec in specs {
+        if let Source::Template(text) = &spec.source
+            && let Err(error) = parse_template(text)
+        {
+            mistakes.note(format!("{}.template", spec.name), error.message());
+        }
+    }
+    mistakes.into_result(Code::ConfigInvalid)
 }
 
 /// Checks a template without rendering it.
