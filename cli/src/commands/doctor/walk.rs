@@ -73,7 +73,7 @@ async fn objects(config: &Config, egress: &Arc<Egress>, tokens: &Arc<TokenCache>
         clock,
     );
     let hosts: BTreeSet<&VaultHost> =
-        config.objects.iter().filter_map(ObjectSpec::object).map(|object| object.host()).collect();
+        config.objects.iter().filter_map(ObjectSpec::object).map(keyward_core::ObjectRef::host).collect();
     for host in hosts {
         resolve(config, egress, host, report).await;
         vault.warm_up(host).await;
