@@ -1,6 +1,6 @@
 //! One pod's secrets as files and local gRPC.
 //!
-//! A binary is parse → build → run → drain: [`main`] parses and hardens, [`app`] builds and runs, and names the
+//! A binary is parse → build → run → drain: [`main`] parses and hardens, `app` builds and runs, and names the
 //! concrete types.
 
 mod app;
