@@ -271,10 +271,10 @@ impl Builder {
         let servers = Servers::new();
         let mut bound = BTreeMap::new();
         for (kind, tls) in [
-            (ListenerKind::Https, Some(tls)),
+            (ListenerKind::Https, Some(tls.clone())),
             (ListenerKind::Imds, None),
             (ListenerKind::AppService, None),
-            (ListenerKind::TokenProxy, Some(proxy_tls)),
+            (ListenerKind::TokenProxy, Some(proxy_tls.clone())),
             (ListenerKind::Admin, None),
         ] {
             let wanted = self.listen.get(&(kind as u8)).copied().unwrap_or(LOOPBACK);
@@ -293,6 +293,8 @@ impl Builder {
             token_proxy_ca: proxy_certificates.ca_pem(),
             token_proxy_name: self.token_proxy_name,
             servers,
+            tls,
+            proxy_tls,
         };
         Ok(Emulator::new(core, Some(Arc::new(addresses))))
     }

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Request;
+use tokio::io::DuplexStream;
+use tokio_rustls::TlsAcceptor;
 
 use crate::access::Permission;
 use crate::builder::{Builder, add_vault, certified_names};
@@ -37,6 +39,8 @@ pub(crate) struct Addresses {
     pub(crate) token_proxy_ca: String,
     pub(crate) token_proxy_name: String,
     pub(crate) servers: Servers,
+    pub(crate) tls: TlsAcceptor,
+    pub(crate) proxy_tls: TlsAcceptor,
 }
 
 impl Emulator {
@@ -54,6 +58,22 @@ impl Emulator {
     /// in tokio's time.
     pub async fn handle(&self, kind: ListenerKind, request: Request<Bytes>) -> HandlerOutcome {
         self.core.handle(kind, request).await
+    }
+
+    /// The client's end of a new connection to a listener, TLS and HTTP included but without a socket: for clients
+    /// that live in paused time, where waiting for the kernel would count as idling.
+    ///
+    /// # Panics
+    /// When the emulator was built and not started.
+    #[must_use]
+    pub fn connect(&self, kind: ListenerKind) -> DuplexStream {
+        let running = self.running();
+        let tls = match kind {
+            ListenerKind::Https => Some(running.tls.clone()),
+            ListenerKind::TokenProxy => Some(running.proxy_tls.clone()),
+            ListenerKind::Imds | ListenerKind::AppService | ListenerKind::Admin => None,
+        };
+        running.servers.connect(&self.core, kind, tls)
     }
 
     /// A vault by its name, created if there is none: `shop`, or a full host name.

@@ -12,8 +12,8 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
+use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -25,12 +25,14 @@ mod body;
 mod stream;
 
 use body::OutgoingBody;
-use stream::{ResetSwitch, ResettableStream};
+use stream::{ResetSwitch, ResettableStream, Wire};
 
 /// Longest request body read; a certificate with its chain fits many times.
 const LONGEST_REQUEST: usize = 1024 * 1024;
 /// How long requests under way may take to finish at shutdown.
 const DRAIN: Duration = Duration::from_millis(500);
+/// What a connection in memory holds on its way, in bytes.
+const IN_MEMORY: usize = 64 * 1024;
 
 /// The running listeners; dropping the last handle stops them.
 pub(crate) struct Servers {
@@ -66,6 +68,8 @@ impl Servers {
                 };
                 match accepted {
                     Ok((stream, _)) => {
+                        // Small answers must not wait for acknowledgements.
+                        let _ = stream.set_nodelay(true);
                         let connection = Connection { core: core.clone(), kind, stop: stop.clone() };
                         tasks.spawn(connection.run(stream, tls.clone()));
                     }
@@ -77,6 +81,19 @@ impl Servers {
                 }
             }
         });
+    }
+
+    /// The client's end of a new connection in memory.
+    pub(crate) fn connect(
+        &self,
+        core: &Arc<Core>,
+        kind: ListenerKind,
+        tls: Option<TlsAcceptor>,
+    ) -> DuplexStream {
+        let (theirs, ours) = tokio::io::duplex(IN_MEMORY);
+        let connection = Connection { core: core.clone(), kind, stop: self.stop.clone() };
+        self.tasks.spawn(connection.run(ours, tls));
+        theirs
     }
 
     /// Stops listening, lets requests under way finish for half a second, then cuts them off.
@@ -101,14 +118,12 @@ struct Connection {
 }
 
 impl Connection {
-    async fn run(self, stream: TcpStream, tls: Option<TlsAcceptor>) {
+    async fn run(self, stream: impl Wire, tls: Option<TlsAcceptor>) {
         let counted = self.kind == ListenerKind::Https;
         if counted {
             self.core.counters.connection_opened();
         }
         let core = self.core.clone();
-        // Small answers must not wait for acknowledgements.
-        let _ = stream.set_nodelay(true);
         let switch = Arc::new(ResetSwitch::default());
         let stream = ResettableStream::new(stream, switch.clone());
         let stop = self.stop.clone();

@@ -21,7 +21,7 @@ use crate::gate::{Gates, Line};
 use crate::handshake::{Handshake, Handshakes};
 use crate::resolve::Resolver;
 use crate::roots::TlsConfigs;
-use crate::{EgressSettings, ProxySettings, TlsFloor, failure};
+use crate::{Duplex, EgressSettings, ProxySettings, TlsFloor, failure};
 
 /// Opens connections: resolve, connect, tunnel through the proxy, TLS. One for each kind of trust.
 #[derive(Clone)]
@@ -50,7 +50,7 @@ impl Dialer {
         let host = uri.host().unwrap_or_default().to_ascii_lowercase();
         self.0.resolver.check_literal(&host)?;
         if uri.scheme_str() != Some("https") {
-            let io = tcp(uri, &host, self.0.resolver.clone(), self.0.connect_limit).await?;
+            let io = self.connect(uri, &host).await?;
             return Ok(TokioIo::new(Stream { io, h2: false, _line: None }));
         }
         // Taken before the connection is opened, so that a vault never sees more of them than it should.
@@ -61,11 +61,23 @@ impl Dialer {
         let proxy = self.0.proxy.intercept(&uri).filter(|_| !self.0.resolver.is_fixed(&host));
         let io = match proxy {
             Some(proxy) => self.tunnel(uri, &host, &proxy).await?,
-            None => tcp(uri, &host, self.0.resolver.clone(), self.0.connect_limit).await?,
+            None => self.connect(uri, &host).await?,
         };
         let (io, handshake) = self.handshake(&host, self.0.server_name.clone(), io).await?;
         let line = line.map(Line::up);
         Ok(TokioIo::new(Stream { io, h2: handshake.protocol == "h2", _line: line }))
+    }
+
+    async fn connect(&self, uri: Uri, host: &str) -> Result<Boxed> {
+        let limit = self.0.connect_limit;
+        let Some(network) = &self.0.settings.network else {
+            return tcp(uri, host, self.0.resolver.clone(), limit).await;
+        };
+        let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
+        match tokio::time::timeout(limit, network.connect(host, port)).await {
+            Ok(opened) => opened.map_err(|error| failure::of_connect(host, &error)),
+            Err(_) => Err(failure::connect_timeout(host, limit)),
+        }
     }
 
     /// RFC 9110 §9.3.6, over TLS when the proxy's scheme is `https`.
@@ -184,8 +196,6 @@ impl Dialer {
     }
 }
 
-trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 type Boxed = Box<dyn Duplex>;
 
 /// An open connection; its place in the vault's count ends with it.

@@ -1,8 +1,12 @@
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 
+use async_trait::async_trait;
 use keyward_core::config::{Config, TlsVersion};
 use keyward_core::{Code, Error, Result};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::ProxySettings;
 
@@ -49,7 +53,24 @@ pub struct EgressSettings {
     pub max_connections_http1: usize,
     /// Requests in flight to one vault that speaks HTTP/2; at least 1.
     pub max_streams_http2: usize,
+    /// Opens connections instead of the operating system: for simulations, whose time stands still while a socket
+    /// waits. Addresses and proxies mean nothing then.
+    pub network: Option<Arc<dyn Network>>,
 }
+
+/// A network of one's own. Below it everything stays as it is: TLS, HTTP, limits.
+#[async_trait]
+pub trait Network: Send + Sync {
+    /// Opens a connection to a port of a host, as the URL names it.
+    ///
+    /// # Errors
+    /// Whatever keeps a connection from being opened.
+    async fn connect(&self, host: &str, port: u16) -> io::Result<Box<dyn Duplex>>;
+}
+
+/// A byte stream in both directions.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 impl Default for EgressSettings {
     fn default() -> Self {
@@ -63,6 +84,7 @@ impl Default for EgressSettings {
             local_hosts: Vec::new(),
             max_connections_http1: 16,
             max_streams_http2: 100,
+            network: None,
         }
     }
 }

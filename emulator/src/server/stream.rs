@@ -1,11 +1,11 @@
-//! A TCP stream that can be torn down with a reset instead of a goodbye.
+//! A stream that can be torn down with a reset instead of a goodbye.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
@@ -27,27 +27,44 @@ impl ResetSwitch {
     }
 }
 
-pub(super) struct ResettableStream {
-    inner: TcpStream,
+/// A way to a peer.
+pub(super) trait Wire: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// Makes the coming close a reset.
+    fn reset_on_close(&self);
+}
+
+impl Wire for TcpStream {
+    fn reset_on_close(&self) {
+        // With a linger of zero the kernel sends RST on close.
+        let _ = self.set_zero_linger();
+    }
+}
+
+impl Wire for DuplexStream {
+    /// In memory there is no reset: the peer sees the end in the middle of an exchange.
+    fn reset_on_close(&self) {}
+}
+
+pub(super) struct ResettableStream<S: Wire> {
+    inner: S,
     switch: Arc<ResetSwitch>,
 }
 
-impl ResettableStream {
-    pub(super) fn new(inner: TcpStream, switch: Arc<ResetSwitch>) -> Self {
+impl<S: Wire> ResettableStream<S> {
+    pub(super) fn new(inner: S, switch: Arc<ResetSwitch>) -> Self {
         Self { inner, switch }
     }
 }
 
-impl Drop for ResettableStream {
+impl<S: Wire> Drop for ResettableStream<S> {
     fn drop(&mut self) {
         if self.switch.thrown.load(Ordering::SeqCst) {
-            // With a linger of zero the kernel sends RST on close.
-            let _ = self.inner.set_zero_linger();
+            self.inner.reset_on_close();
         }
     }
 }
 
-impl AsyncRead for ResettableStream {
+impl<S: Wire> AsyncRead for ResettableStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -57,7 +74,7 @@ impl AsyncRead for ResettableStream {
     }
 }
 
-impl AsyncWrite for ResettableStream {
+impl<S: Wire> AsyncWrite for ResettableStream<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
