@@ -105,3 +105,13 @@ fn a_panic_shows_its_place_and_only_a_literal_message() {
     assert!(lines.iter().any(|line| line.contains("a literal")), "{lines:?}");
     assert!(lines.iter().any(|line| line.contains("is not shown")), "{lines:?}");
 }
+
+#[test]
+fn what_is_below_the_level_is_switched_off_for_good_and_not_asked_about_at_each_call() {
+    use tracing::Subscriber;
+    for (directives, hint) in [("warn", LevelFilter::WARN), ("info,keyward_broker=debug", LevelFilter::DEBUG)]
+    {
+        let layer = lines(Format::Json, filter(directives).unwrap(), Captured::default);
+        assert_eq!(Registry::default().with(layer).max_level_hint(), Some(hint), "{directives}");
+    }
+}

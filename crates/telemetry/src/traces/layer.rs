@@ -85,7 +85,7 @@ impl TraceLayer {
     }
 
     /// Whether a span is one that this layer keeps.
-    pub(crate) fn wants(metadata: &Metadata<'_>) -> bool {
+    fn wants(metadata: &Metadata<'_>) -> bool {
         metadata.is_span() && metadata.target() == TARGET
     }
 
