@@ -104,12 +104,12 @@ pub(crate) async fn run(setup: Setup, once: bool) -> Result<()> {
     );
     let parts = Parts { broker: Arc::clone(&broker), view, outputs, kept, notifier, audit, observer, clock };
     let (ready, is_ready) = watch::channel(false);
+    let engine = Engine::new(parts, &setup.config, Arc::clone(&upstream.identity));
     let mut serving = None;
     if let Some(grpc) = setup.config.grpc.as_ref().filter(|_| !once) {
-        serving = Some(api::start(grpc, &parts, is_ready, stop.clone())?);
+        serving = Some(api::start(grpc, &engine, is_ready, stop.clone())?);
         health.set(Condition::Socket, true);
     }
-    let engine = Engine::new(parts, &setup.config, Arc::clone(&upstream.identity));
     let supervisor = tokio::spawn(Arc::clone(&broker).run());
     let mut sidecar = Sidecar { setup, engine, upstream, broker, health, ready, log: Arc::clone(&log) };
     let result =
@@ -204,6 +204,10 @@ impl Sidecar {
         self.health.set(Condition::Audit, self.log.is_healthy());
         self.health.set(Condition::Files, failure.is_none() && self.engine.is_complete());
         let ready = self.engine.is_complete();
+        if ready && !*self.ready.borrow() {
+            let bytes = keyward_memory::hand_back_code();
+            tracing::debug!(bytes, "start-up code handed back");
+        }
         self.ready.send_if_modified(|now| std::mem::replace(now, ready) != ready);
     }
 

@@ -1,3 +1,4 @@
+mod answers;
 mod outputs;
 
 use std::collections::{HashMap, HashSet};
@@ -9,9 +10,7 @@ use keyward_core::audit::{Action, Actor, AuditEvent, AuditSink};
 use keyward_core::config::Config;
 use keyward_core::observe::{Event, Observer};
 use keyward_core::spec::{Notify, ObjectSource, ObjectSpec, Source};
-use keyward_core::{
-    Clock, Code, Error, FetchRequest, IdentityKey, ObjectKey, Result, Served, Snapshot, State,
-};
+use keyward_core::{Clock, Error, FetchRequest, IdentityKey, ObjectKey, Result, Snapshot};
 use keyward_delivery::atomic::Committed;
 use keyward_delivery::notify::Notifier;
 use keyward_delivery::projection::{Defaults, Projected, Projection, project};
@@ -69,6 +68,12 @@ impl Engine {
     /// Begins to watch what `config` declares, for `identity`.
     pub(crate) fn new(parts: Parts, config: &Config, identity: Arc<IdentityKey>) -> Self {
         let watch = parts.broker.watch(items(&config.objects, &identity));
+        // Names are known before anyone can ask; their values are on their way.
+        parts.view.publish(
+            &config.objects,
+            &identity,
+            config.objects.iter().map(answers::on_its_way).collect(),
+        );
         Self {
             broker: parts.broker,
             view: parts.view,
@@ -179,49 +184,24 @@ impl Engine {
     }
 
     fn serve(&self, projection: &Projection, snapshots: &HashMap<FetchRequest, Arc<Snapshot>>) {
+        let snapshot = |source: &ObjectSource| snapshots.get(&request(source)).map(Arc::as_ref);
         let served = self
             .specs
             .iter()
             .filter_map(|spec| Some((spec, projection.entry(&spec.name)?)))
             .map(|(spec, entry)| match &spec.source {
-                Source::Object(source) => {
-                    of_object(entry, source, snapshots.get(&request(source)).map(Arc::as_ref))
+                Source::Object(source) => answers::of_object(entry, source, snapshot(source)),
+                Source::Template(text) => {
+                    let mentioned = self.specs.iter().filter(|spec| text.contains(&spec.name));
+                    let inputs = mentioned.filter_map(|spec| match &spec.source {
+                        Source::Object(source) => snapshot(source),
+                        Source::Template(_) => None,
+                    });
+                    answers::of_template(entry, inputs)
                 }
-                Source::Template(text) => self.of_template(entry, text, snapshots),
             })
             .collect();
         self.view.publish(&self.specs, &self.identity, served);
-    }
-
-    /// A template is as stale as the stalest object that it mentions.
-    fn of_template(
-        &self,
-        entry: &Projected,
-        text: &str,
-        snapshots: &HashMap<FetchRequest, Arc<Snapshot>>,
-    ) -> Served {
-        let mentioned = self.specs.iter().filter(|spec| text.contains(&spec.name)).filter_map(|spec| {
-            match &spec.source {
-                Source::Object(source) => snapshots.get(&request(source)),
-                Source::Template(_) => None,
-            }
-        });
-        let worst = mentioned.max_by_key(|snapshot| severity(snapshot.state));
-        let refused = worst.filter(|snapshot| refuses(snapshot.state)).map(|snapshot| refusal(snapshot));
-        Served {
-            name: entry.name.clone(),
-            value: refused.map_or_else(|| entry.value.clone(), Err),
-            version: None,
-            source: "template".to_owned(),
-            content_type: None,
-            created: None,
-            updated: None,
-            expires: None,
-            fetched: worst.and_then(|snapshot| snapshot.confirmed),
-            state: worst.map_or(State::Fresh, |snapshot| snapshot.state),
-            error: entry.error.clone().or_else(|| worst.and_then(|snapshot| snapshot.error.clone())),
-            sequence: 0,
-        }
     }
 
     fn changed<'a>(&self, projection: &'a Projection) -> Vec<&'a Projected> {
@@ -277,7 +257,7 @@ impl Engine {
 
     /// Each (entry, reason) is said once until it changes. An object that nobody has asked for yet is no news.
     fn warn(&mut self, projection: &Projection, snapshots: &HashMap<FetchRequest, Arc<Snapshot>>) {
-        if !self.complete && snapshots.values().any(|snapshot| untried(snapshot)) {
+        if !self.complete && snapshots.values().any(|snapshot| answers::untried(snapshot)) {
             return;
         }
         let mut now = HashSet::new();
@@ -299,69 +279,6 @@ impl Engine {
             }
         }
         self.warned = now;
-    }
-}
-
-fn of_object(entry: &Projected, source: &ObjectSource, snapshot: Option<&Snapshot>) -> Served {
-    let fetched = snapshot.and_then(|snapshot| snapshot.fetched.as_deref());
-    let value = match snapshot {
-        Some(snapshot) if refuses(snapshot.state) => Err(refusal(snapshot)),
-        _ => entry.value.clone(),
-    };
-    Served {
-        name: entry.name.clone(),
-        value,
-        version: entry.version.clone(),
-        source: source.object.to_string(),
-        content_type: fetched.and_then(|fetched| fetched.content_type.clone()),
-        created: fetched.and_then(|fetched| fetched.created),
-        updated: fetched.and_then(|fetched| fetched.updated),
-        expires: fetched.and_then(|fetched| fetched.expires),
-        fetched: snapshot.and_then(|snapshot| snapshot.confirmed),
-        state: snapshot.map_or(State::Pending, |snapshot| snapshot.state),
-        // Without an error, a pending object is one whose first read is still on its way.
-        error: snapshot
-            .filter(|snapshot| !untried(snapshot))
-            .and_then(|snapshot| entry.error.as_ref().or(snapshot.error.as_ref()))
-            .cloned(),
-        sequence: 0,
-    }
-}
-
-fn untried(snapshot: &Snapshot) -> bool {
-    snapshot.fetched.is_none() && snapshot.error.is_none()
-}
-
-/// Whether the API refuses although a last good value exists (promise 3).
-fn refuses(state: State) -> bool {
-    matches!(state, State::Expired | State::Revoked)
-}
-
-fn refusal(snapshot: &Snapshot) -> Error {
-    let object = &snapshot.key.request.object;
-    match (&snapshot.error, snapshot.state) {
-        (Some(error), State::Revoked) => error.clone(),
-        (cause, _) => {
-            let cause = cause
-                .as_ref()
-                .map(|cause| format!("; the last check failed with {}", cause.code().as_str()))
-                .unwrap_or_default();
-            Error::new(
-                Code::StaleLimit,
-                format!("the last good value is older than rotation.maxStale{cause}"),
-            )
-            .object(object)
-        }
-    }
-}
-
-fn severity(state: State) -> u8 {
-    match state {
-        State::Fresh => 0,
-        State::Pending => 1,
-        State::Stale => 2,
-        State::Expired => 3,
-        State::Revoked => 4,
     }
 }
 

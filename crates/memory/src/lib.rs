@@ -8,6 +8,8 @@
 mod arena;
 mod bytes;
 mod free_list;
+mod trim;
 
 pub use arena::{ArenaStats, stats};
 pub use bytes::LockedBytes;
+pub use trim::hand_back_code;

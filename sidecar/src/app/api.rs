@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::Parts;
+use crate::engine::Engine;
 
 /// Binds the socket and answers on it until `stop`.
 ///
@@ -15,7 +15,7 @@ use crate::engine::Parts;
 /// `KW_FILE_SYSTEM` when the socket cannot be put in its place.
 pub(crate) fn start(
     grpc: &Grpc,
-    parts: &Parts,
+    engine: &Engine,
     ready: watch::Receiver<bool>,
     stop: CancellationToken,
 ) -> Result<JoinHandle<Result<()>>> {
@@ -29,10 +29,10 @@ pub(crate) fn start(
     let server = Server::bind(
         settings,
         keyward_local_api::Parts {
-            view: Arc::clone(&parts.view) as Arc<dyn SecretView>,
-            audit: Arc::clone(&parts.audit),
-            observer: Arc::clone(&parts.observer),
-            clock: Arc::clone(&parts.clock),
+            view: Arc::clone(&engine.view) as Arc<dyn SecretView>,
+            audit: Arc::clone(&engine.audit),
+            observer: Arc::clone(&engine.observer),
+            clock: Arc::clone(&engine.clock),
             ready,
         },
     )?;
