@@ -131,16 +131,17 @@ async fn sigterm_drains_ends_with_0_and_leaves_a_log_that_verifies() {
 #[tokio::test]
 async fn the_admin_port_tells_liveness_readiness_and_metrics_and_no_names() {
     let rig = Rig::start().await;
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let config = format!("{}admin: {{listen: '{free}'}}\n", rig.config("- kv://shop/secrets/dbsecretname"));
+    let config =
+        format!("{}admin: {{listen: '127.0.0.1:0'}}\n", rig.config("- kv://shop/secrets/dbsecretname"));
     let sidecar = rig.launch(&config);
     sidecar.client().await;
-    assert_eq!(http_get(free, "/livez").await.0, 200);
-    assert_eq!(http_get(free, "/readyz").await.0, 503);
+    let admin = sidecar.admin().await;
+    assert_eq!(http_get(admin, "/livez").await.0, 200);
+    assert_eq!(http_get(admin, "/readyz").await.0, 503);
     rig.vault().set_secret("dbsecretname", "value-of-it");
     sidecar.ready().await;
-    assert_eq!(http_get(free, "/readyz").await.0, 200);
-    let (status, metrics) = http_get(free, "/metrics").await;
+    assert_eq!(http_get(admin, "/readyz").await.0, 200);
+    let (status, metrics) = http_get(admin, "/metrics").await;
     assert_eq!(status, 200);
     assert!(metrics.contains("keyward_memory_locked_bytes") && metrics.ends_with("# EOF\n"), "{metrics}");
     assert!(!metrics.contains("dbsecretname") && !metrics.contains("value-of-it"));

@@ -10,7 +10,7 @@ use tokio::process::{Child, Command};
 use tokio::time::sleep;
 
 use crate::client::Client;
-use crate::rig::in_time;
+use crate::rig::{in_time, until};
 
 /// The program under test.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_keyward-sidecar");
@@ -47,6 +47,17 @@ impl Sidecar {
     /// What it said so far.
     pub(crate) fn log(&self) -> String {
         read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Where the admin port is, which was asked for as `127.0.0.1:0`.
+    pub(crate) async fn admin(&self) -> std::net::SocketAddr {
+        let told = || {
+            let log = self.log();
+            let line = log.lines().find(|line| line.contains("the admin port is listening"))?;
+            line.split("address=").nth(1)?.split_whitespace().next()?.parse().ok()
+        };
+        until("the admin port", || told().is_some()).await;
+        told().unwrap()
     }
 
     pub(crate) async fn is_ready(&self) -> bool {
