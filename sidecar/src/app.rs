@@ -187,6 +187,7 @@ impl Sidecar {
                 _ = housekeeping.tick() => {
                     self.engine.sweep().await;
                     self.engine.keep().await;
+                    keyward_memory::hand_back_code();
                     continue;
                 }
             }

@@ -17,7 +17,7 @@ pub(super) async fn resident(bench: &Bench<'_>) -> Outcome<Vec<Row>> {
     sleep(Duration::from_secs(2)).await;
     let (idle, idle_anonymous) = (mib(sidecar.status_kib("VmRSS")?), mib(sidecar.anonymous_kib()?));
     sidecar.stop().await?;
-    let sidecar = rig.launch(&Setup { objects: 100, interval: "2s", files: true })?;
+    let sidecar = rig.launch(&Setup { objects: 100, interval: "60s", files: true })?;
     rig.ready(Instant::now()).await?;
     let client = rig.client().await?;
     let rate = load::many_callers(&client, 64, Duration::from_secs(if bench.quick { 3 } else { 10 })).await?;
