@@ -18,7 +18,8 @@ fn sources() -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
     let mut directories = vec![root()];
     while let Some(directory) = directories.pop() {
-        for entry in std::fs::read_dir(&directory).expect("a directory").map(|entry| entry.expect("an entry")) {
+        for entry in std::fs::read_dir(&directory).expect("a directory").map(|entry| entry.expect("an entry"))
+        {
             let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
             if path.is_dir() && !name.starts_with('.') && name != "target" {
                 directories.push(path);
@@ -38,7 +39,10 @@ fn every_test_that_the_specification_names_exists() {
         .split('`')
         .skip(1)
         .step_by(2)
-        .filter(|word| word.matches('_').count() >= 3 && word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'))
+        .filter(|word| {
+            word.matches('_').count() >= 3
+                && word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+        })
         .collect();
     assert!(named.len() > 40, "only {} tests are named", named.len());
     let sources = sources();
@@ -58,7 +62,9 @@ fn every_promise_names_a_test_or_says_pending() {
             let number = line.split('.').next().expect("a number");
             let at = specification.find(line).expect("the line");
             let rest = &specification[at..];
-            let end = rest[1..].find(&format!("\n{}. ", number.parse::<u32>().expect("a number") + 1)).map_or(rest.len(), |end| end + 1);
+            let end = rest[1..]
+                .find(&format!("\n{}. ", number.parse::<u32>().expect("a number") + 1))
+                .map_or(rest.len(), |end| end + 1);
             let text = &rest[..end];
             assert!(text.contains("Tests:") || text.contains("pending"), "promise {number} names no test");
         }
@@ -69,7 +75,11 @@ fn every_promise_names_a_test_or_says_pending() {
 #[test]
 fn the_configuration_page_is_the_one_that_the_code_makes() {
     let page = read("docs/configuration.md");
-    assert!(page.contains(&reference()), "docs/configuration.md is out of date; put this table into it:\n{}", reference());
+    assert!(
+        page.contains(&reference()),
+        "docs/configuration.md is out of date; put this table into it:\n{}",
+        reference()
+    );
     for setting in SETTINGS {
         assert!(page.contains(&format!("`{}`", setting.path)));
     }
@@ -96,7 +106,12 @@ fn the_changelog_keeps_its_form() {
 
 #[test]
 fn no_source_is_unfinished_sleeps_on_a_thread_or_prints_for_debugging() {
-    let banned = [["to", "do!("].concat(), ["unimple", "mented!("].concat(), ["db", "g!("].concat(), ["#[ig", "nore"].concat()];
+    let banned = [
+        ["to", "do!("].concat(),
+        ["unimple", "mented!("].concat(),
+        ["db", "g!("].concat(),
+        ["#[ig", "nore"].concat(),
+    ];
     for (path, text) in sources() {
         for word in &banned {
             assert!(!text.contains(word.as_str()), "{} holds {word}", path.display());
