@@ -19,12 +19,32 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("local-api", &["core", "proto", "broker"]),
     (
         "sidecar",
-        &["core", "memory", "egress", "identity", "providers", "broker", "delivery", "telemetry", "local-api", "proto"],
+        &[
+            "core",
+            "memory",
+            "egress",
+            "identity",
+            "providers",
+            "broker",
+            "delivery",
+            "telemetry",
+            "local-api",
+            "proto",
+        ],
     ),
     (
         "cli",
         &[
-            "core", "egress", "identity", "providers", "broker", "delivery", "telemetry", "local-api", "proto", "emulator",
+            "core",
+            "egress",
+            "identity",
+            "providers",
+            "broker",
+            "delivery",
+            "telemetry",
+            "local-api",
+            "proto",
+            "emulator",
             "sidecar",
         ],
     ),
@@ -56,7 +76,8 @@ fn dependencies() -> BTreeMap<String, BTreeSet<(String, bool)>> {
         .iter()
         .filter_map(|package| {
             let name = ours(package["name"].as_str()?)?.to_owned();
-            let uses = package["dependencies"].as_array()?.iter().filter(|dependency| dependency["kind"] != "dev");
+            let uses =
+                package["dependencies"].as_array()?.iter().filter(|dependency| dependency["kind"] != "dev");
             let uses = uses
                 .filter_map(|dependency| {
                     Some((ours(dependency["name"].as_str()?)?.to_owned(), dependency["optional"] == true))
@@ -74,12 +95,14 @@ fn every_crate_uses_only_the_crates_that_the_house_plan_allows() {
         if TEST_ONLY.contains(&name.as_str()) {
             continue;
         }
-        let (_, allowed) = ALLOWED
-            .iter()
-            .find(|(room, _)| room == name)
-            .unwrap_or_else(|| panic!("{name} is not in the house plan; add it to ALLOWED and docs/architecture.md"));
+        let (_, allowed) = ALLOWED.iter().find(|(room, _)| room == name).unwrap_or_else(|| {
+            panic!("{name} is not in the house plan; add it to ALLOWED and docs/architecture.md")
+        });
         for (used, _) in uses {
-            assert!(allowed.contains(&used.as_str()), "{name} uses {used}, which the house plan does not allow");
+            assert!(
+                allowed.contains(&used.as_str()),
+                "{name} uses {used}, which the house plan does not allow"
+            );
         }
     }
     for (room, _) in ALLOWED {
@@ -113,7 +136,8 @@ fn the_core_knows_no_runtime_no_network_and_no_kubernetes() {
 fn unsafe_code_is_forbidden_everywhere_but_in_the_arena() {
     let metadata = metadata();
     for package in metadata["packages"].as_array().expect("packages") {
-        let manifest = std::fs::read_to_string(package["manifest_path"].as_str().expect("path")).expect("manifest");
+        let manifest =
+            std::fs::read_to_string(package["manifest_path"].as_str().expect("path")).expect("manifest");
         let name = package["name"].as_str().expect("name");
         let inherits = manifest.contains("[lints]\nworkspace = true");
         assert!(inherits || name == "keyward-memory", "{name} does not take the workspace's lints");
