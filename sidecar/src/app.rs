@@ -26,6 +26,7 @@ use crate::engine::{Engine, GRACE, Outputs, Parts, Pass};
 use crate::reload::Files;
 use crate::restart::Kept;
 use crate::signals::{Arrived, Signals};
+use crate::supervisor;
 use crate::view::View;
 use upstream::Upstream;
 
@@ -110,7 +111,7 @@ pub(crate) async fn run(setup: Setup, once: bool) -> Result<()> {
         serving = Some(api::start(grpc, &engine, is_ready, stop.clone())?);
         health.set(Condition::Socket, true);
     }
-    let supervisor = tokio::spawn(Arc::clone(&broker).run());
+    let rotation = tokio::spawn(Arc::clone(&broker).run());
     let mut sidecar = Sidecar { setup, engine, upstream, broker, health, ready, log: Arc::clone(&log) };
     let result =
         if once { sidecar.deliver_once(&mut signals).await } else { sidecar.serve(&mut signals).await };
@@ -121,7 +122,7 @@ pub(crate) async fn run(setup: Setup, once: bool) -> Result<()> {
         serving.await.map_err(|_| Error::new(Code::Internal, "the local API ended by a defect"))??;
     }
     sidecar.engine.notifier.drain(NOTIFY_DRAIN).await;
-    supervisor.abort();
+    rotation.abort();
     sidecar.engine.keep().await;
     if let Some(exporting) = exporting {
         // Spans that cannot be exported in time are lost, which is what sampling does to others.
@@ -194,6 +195,7 @@ impl Sidecar {
             self.pass().await;
         }
         heartbeat.end();
+        supervisor::tell(supervisor::State::Stopping);
         tracing::info!("stopping");
         Ok(())
     }
@@ -208,6 +210,7 @@ impl Sidecar {
         if ready && !*self.ready.borrow() {
             let bytes = keyward_memory::hand_back_code();
             tracing::debug!(bytes, "start-up code handed back");
+            supervisor::tell(supervisor::State::Ready);
         }
         self.ready.send_if_modified(|now| std::mem::replace(now, ready) != ready);
     }

@@ -10,6 +10,7 @@ mod harden;
 mod reload;
 mod restart;
 mod signals;
+mod supervisor;
 mod view;
 
 use std::ffi::OsString;

@@ -457,7 +457,7 @@ mod tests {
                 "files" if *path != "files.path" => overrides.push(("files.path", "/run/f")),
                 "grpc" if *path != "grpc.socket" => overrides.push(("grpc.socket", "/run/k.sock")),
                 "traces" if *path != "traces.endpoint" => {
-                    overrides.push(("traces.endpoint", "http://127.0.0.1:4318"))
+                    overrides.push(("traces.endpoint", "http://127.0.0.1:4318"));
                 }
                 _ => {}
             }
