@@ -121,7 +121,7 @@ pub(crate) async fn run(setup: Setup, once: bool) -> Result<()> {
     if let Some(serving) = serving {
         serving.await.map_err(|_| Error::new(Code::Internal, "the local API ended by a defect"))??;
     }
-    sidecar.engine.notifier.drain(NOTIFY_DRAIN).await;
+    sidecar.engine.parts.notifier.drain(NOTIFY_DRAIN).await;
     rotation.abort();
     sidecar.engine.keep().await;
     if let Some(exporting) = exporting {
@@ -222,9 +222,9 @@ impl Sidecar {
     /// Applies a new configuration, or keeps the old one whole.
     fn reload(&mut self, files: &mut Files) {
         let parts = (
-            Arc::clone(&self.engine.clock),
-            Arc::clone(&self.engine.observer),
-            Arc::clone(&self.engine.audit),
+            Arc::clone(&self.engine.parts.clock),
+            Arc::clone(&self.engine.parts.observer),
+            Arc::clone(&self.engine.parts.audit),
         );
         let (clock, observer, audit) = &parts;
         let renewed = self.setup.read_again().and_then(|config| {

@@ -27,14 +27,7 @@ pub(crate) const GRACE: Duration = Duration::from_secs(30);
 /// Turns snapshots into what applications see: projects, commits, serves, records and notifies, in that order, so that
 /// a file and the API never disagree for longer than one swap.
 pub(crate) struct Engine {
-    pub(crate) broker: Arc<Broker>,
-    pub(crate) view: Arc<View>,
-    pub(crate) outputs: Option<Outputs>,
-    pub(crate) kept: Option<Kept>,
-    pub(crate) notifier: Notifier,
-    pub(crate) audit: Arc<dyn AuditSink>,
-    pub(crate) observer: Arc<dyn Observer>,
-    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) parts: Parts,
     pub(crate) specs: Vec<ObjectSpec>,
     pub(crate) defaults: Defaults,
     pub(crate) identity: Arc<IdentityKey>,
@@ -75,14 +68,7 @@ impl Engine {
             config.objects.iter().map(answers::on_its_way).collect(),
         );
         Self {
-            broker: parts.broker,
-            view: parts.view,
-            outputs: parts.outputs,
-            kept: parts.kept,
-            notifier: parts.notifier,
-            audit: parts.audit,
-            observer: parts.observer,
-            clock: parts.clock,
+            parts,
             specs: config.objects.clone(),
             defaults: defaults(config),
             identity,
@@ -96,7 +82,7 @@ impl Engine {
     /// Goes on with another declaration. The old watch ends only after the new one holds its objects, so that what
     /// both declare is not read again.
     pub(crate) fn redeclare(&mut self, config: &Config, identity: Arc<IdentityKey>) {
-        self.watch = self.broker.watch(items(&config.objects, &identity));
+        self.watch = self.parts.broker.watch(items(&config.objects, &identity));
         self.specs.clone_from(&config.objects);
         self.defaults = defaults(config);
         self.identity = identity;
@@ -141,14 +127,14 @@ impl Engine {
 
     /// Keeps the current snapshot for a restart.
     pub(crate) async fn keep(&mut self) {
-        if let Some(kept) = &mut self.kept {
-            kept.save(self.broker.export()).await;
+        if let Some(kept) = &mut self.parts.kept {
+            kept.save(self.parts.broker.export()).await;
         }
     }
 
     /// Removes generations whose grace is over.
     pub(crate) async fn sweep(&mut self) {
-        if let Some(outputs) = &mut self.outputs {
+        if let Some(outputs) = &mut self.parts.outputs {
             outputs.sweep().await;
         }
     }
@@ -168,13 +154,13 @@ impl Engine {
     }
 
     async fn write(&mut self, projection: &Projection) -> Result<()> {
-        let Some(outputs) = &mut self.outputs else { return Ok(()) };
+        let Some(outputs) = &mut self.parts.outputs else { return Ok(()) };
         let start = Instant::now();
         let result = outputs.commit(projection.tree.clone()).await;
         if !matches!(result, Ok(Committed::Unchanged)) {
             let error = result.as_ref().err().map(Error::code);
             let files = projection.tree.files.len();
-            self.observer.event(&Event::Written { files, duration: start.elapsed(), error });
+            self.parts.observer.event(&Event::Written { files, duration: start.elapsed(), error });
         }
         result.map(|committed| {
             if let Committed::Swapped { files, generation } = committed {
@@ -201,7 +187,7 @@ impl Engine {
                 }
             })
             .collect();
-        self.view.publish(&self.specs, &self.identity, served);
+        self.parts.view.publish(&self.specs, &self.identity, served);
     }
 
     fn changed<'a>(&self, projection: &'a Projection) -> Vec<&'a Projected> {
@@ -217,7 +203,7 @@ impl Engine {
 
     /// One record for each entry that was handed over or removed.
     fn record(&self, projection: &Projection, changed: &[&Projected]) {
-        if self.outputs.is_none() {
+        if self.parts.outputs.is_none() {
             return;
         }
         for entry in changed.iter().filter(|entry| entry.removed || !entry.files.is_empty()) {
@@ -226,7 +212,7 @@ impl Engine {
                 .and_then(ObjectSpec::object)
                 .map_or_else(|| format!("template:{}", entry.name), ToString::to_string);
             let event = AuditEvent {
-                at: self.clock.wall(),
+                at: self.parts.clock.wall(),
                 actor: Actor::Keyward,
                 action: if entry.removed { Action::Remove } else { Action::Deliver },
                 object,
@@ -237,7 +223,7 @@ impl Engine {
                 request_id: None,
             };
             // Files are there already; a log that cannot take it has reported the gap itself.
-            let _ = self.audit.record(event);
+            let _ = self.parts.audit.record(event);
         }
         debug_assert!(changed.len() <= projection.entries.len());
     }
@@ -251,7 +237,7 @@ impl Engine {
             }
         }
         for (notify, names) in groups {
-            self.notifier.changed(notify, names);
+            self.parts.notifier.changed(notify, names);
         }
     }
 

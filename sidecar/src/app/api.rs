@@ -29,10 +29,10 @@ pub(crate) fn start(
     let server = Server::bind(
         settings,
         keyward_local_api::Parts {
-            view: Arc::clone(&engine.view) as Arc<dyn SecretView>,
-            audit: Arc::clone(&engine.audit),
-            observer: Arc::clone(&engine.observer),
-            clock: Arc::clone(&engine.clock),
+            view: Arc::clone(&engine.parts.view) as Arc<dyn SecretView>,
+            audit: Arc::clone(&engine.parts.audit),
+            observer: Arc::clone(&engine.parts.observer),
+            clock: Arc::clone(&engine.parts.clock),
             ready,
         },
     )?;
