@@ -11,7 +11,16 @@ struct Sleeper(Child);
 impl Sleeper {
     fn called(argv0: &str) -> Self {
         let mut command = Command::new("sleep");
-        Self(command.arg0(argv0).arg("300").stdin(Stdio::null()).spawn().unwrap())
+        Self::settled(command.arg0(argv0).arg("300").stdin(Stdio::null()).spawn().unwrap())
+    }
+
+    /// execve lets the parent go on a moment before the new name and arguments are in place.
+    fn settled(child: Child) -> Self {
+        let place = PathBuf::from(format!("/proc/{}", child.id()));
+        while !read(place.join("cmdline")).ends_with(b"300\0") {
+            std::thread::yield_now();
+        }
+        Self(child)
     }
 
     fn ended_by(&mut self) -> Option<i32> {
@@ -45,7 +54,7 @@ fn a_process_is_found_by_its_comm() {
     let sleep = ["/bin/sleep", "/usr/bin/sleep"].iter().find(|path| Path::new(path).exists()).unwrap();
     symlink(sleep, directory.path().join(&name)).unwrap();
     let child = Command::new(directory.path().join(&name)).arg0("something-else").arg("300").spawn().unwrap();
-    let mut sleeper = Sleeper(child);
+    let mut sleeper = Sleeper::settled(child);
     assert!(send("HUP", &name).is_ok());
     assert_eq!(sleeper.ended_by(), Some(Signal::HUP.as_raw()));
 }
