@@ -292,3 +292,6 @@ fn defaults(config: &Config) -> Defaults {
         gid: files.gid,
     })
 }
+
+#[cfg(test)]
+mod tests;
