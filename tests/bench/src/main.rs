@@ -1,7 +1,7 @@
 //! `tests/bench/run`: one command, one table. Ratios within one run where they can be; the shipped binary with all
 //! features and audit on. Nothing here asserts a time: a bad figure is printed as it is.
 
-mod awake;
+mod cores;
 mod figures;
 mod load;
 mod peers;

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{Bench, Row};
 use crate::Outcome;
-use crate::awake::Awake;
+use crate::cores;
 use crate::load;
 use crate::process::Process;
 use crate::rig::{Rig, Setup};
@@ -19,36 +19,40 @@ use crate::samples::{Samples, median, micros, millis};
 
 const ALL: Setup = Setup { objects: 100, interval: "60s", files: true };
 
-/// One caller's lookups beside a raw ping-pong, in turns, so that both meet the same machine.
+/// One caller's lookups beside a raw ping-pong, in turns, so that both meet the same machine: with client and server on
+/// one core, and with a core for each. Left to the scheduler, one pair may share a core while the other does not.
 pub(super) async fn one_caller(bench: &Bench<'_>) -> Outcome<Vec<Row>> {
-    let rig = Rig::start(bench.sidecar, 100, true).await?;
-    let sidecar = rig.launch(&ALL)?;
-    rig.ready(Instant::now()).await?;
-    let (peer, socket) = peer(&rig, "raw").await?;
-    let mut stream = UnixStream::connect(&socket).await?;
-    let mut client = rig.client().await?;
-    let calls = bench.samples(4000);
-    load::one_caller(&mut client, calls / 4).await?;
-    load::raw_caller(&mut stream, calls / 4).await?;
     let mut rows = Vec::new();
-    for awake in [true, false] {
-        let _cores = awake.then(Awake::keep);
+    for (server_core, what) in [
+        (0, "lookup hit over the socket, one caller, p50, client and server on one core"),
+        (1, "the same, client and server on a core each"),
+    ] {
+        let rig = Rig::start(bench.sidecar, 100, true).await?;
+        // Children inherit the core that this thread is bound to when they start.
+        cores::bind(server_core)?;
+        let sidecar = rig.launch(&ALL)?;
+        let (peer, socket) = peer(&rig, "raw").await?;
+        cores::bind(0)?;
+        rig.ready(Instant::now()).await?;
+        let mut stream = UnixStream::connect(&socket).await?;
+        let mut client = rig.client().await?;
+        let calls = bench.samples(4000) / 4;
+        load::one_caller(&mut client, calls).await?;
+        load::raw_caller(&mut stream, calls).await?;
         let (mut ratios, mut lookups, mut raws, mut tails) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for _ in 0..bench.samples(12).max(5) {
-            let raw = load::raw_caller(&mut stream, calls / 4).await?;
-            let lookup = load::one_caller(&mut client, calls / 4).await?;
+            let raw = load::raw_caller(&mut stream, calls).await?;
+            let lookup = load::one_caller(&mut client, calls).await?;
             ratios.push(micros(lookup.median()) / micros(raw.median()));
             lookups.push(micros(lookup.median()));
             tails.push(micros(lookup.quantile(0.99)));
             raws.push(micros(raw.median()));
         }
+        peer.stop().await?;
+        sidecar.stop().await?;
         let ratio = median(ratios);
         rows.push(Row {
-            what: if awake {
-                "lookup hit over the socket, one caller, p50, cores kept awake"
-            } else {
-                "the same, cores left to sleep"
-            },
+            what,
             target: "≤ 2.5 × a raw ping-pong in the same run",
             measured: format!(
                 "{ratio:.2} × ({:.0} µs; raw {:.0} µs; p99 {:.0} µs)",
@@ -59,8 +63,7 @@ pub(super) async fn one_caller(bench: &Bench<'_>) -> Outcome<Vec<Row>> {
             reached: ratio <= 2.5,
         });
     }
-    peer.stop().await?;
-    sidecar.stop().await?;
+    cores::release()?;
     Ok(rows)
 }
 
