@@ -58,6 +58,28 @@ pub enum Content {
     Certificate(CertificateContent),
 }
 
+impl Content {
+    /// Whether both hold the same bytes, whatever version they come from.
+    #[must_use]
+    pub fn same_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Secret { value: a, bundle: x }, Self::Secret { value: b, bundle: y }) => {
+                x == y && a.same_as(b)
+            }
+            (Self::Key { jwk: a }, Self::Key { jwk: b }) => a == b,
+            (Self::Certificate(a), Self::Certificate(b)) => {
+                a.leaf_der == b.leaf_der
+                    && match (&a.bundle, &b.bundle) {
+                        (None, None) => true,
+                        (Some((x, a)), Some((y, b))) => x == y && a.same_as(b),
+                        _ => false,
+                    }
+            }
+            _ => false,
+        }
+    }
+}
+
 /// One successful read of one object.
 #[derive(Clone)]
 pub struct Fetched {
@@ -89,21 +111,7 @@ impl Fetched {
             && self.content_type == other.content_type
             && (self.created, self.updated, self.expires, self.not_before)
                 == (other.created, other.updated, other.expires, other.not_before)
-            && match (&self.content, &other.content) {
-                (Content::Secret { value: a, bundle: x }, Content::Secret { value: b, bundle: y }) => {
-                    x == y && a.same_as(b)
-                }
-                (Content::Key { jwk: a }, Content::Key { jwk: b }) => a == b,
-                (Content::Certificate(a), Content::Certificate(b)) => {
-                    a.leaf_der == b.leaf_der
-                        && match (&a.bundle, &b.bundle) {
-                            (None, None) => true,
-                            (Some((x, a)), Some((y, b))) => x == y && a.same_as(b),
-                            _ => false,
-                        }
-                }
-                _ => false,
-            }
+            && self.content.same_as(&other.content)
     }
 
     /// Bytes that a cached copy costs, roughly, for the cache's bound.

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use keyward_core::spec::{Format, ObjectSource, ObjectSpec, OnRevoke, Source};
-use keyward_core::{Code, Content, Error, ErrorKind, Fetched, Result, SecretBytes, Snapshot, State, Version};
+use keyward_core::{Code, Error, ErrorKind, Fetched, Result, SecretBytes, Snapshot, State, Version};
 use zeroize::Zeroizing;
 
 use crate::content::{self, Converted};
@@ -40,7 +40,9 @@ impl Tried {
             (Some(a), Some(b)) => a.same_as(b),
             _ => false,
         };
-        same_password && (Arc::ptr_eq(&self.fetched, fetched) || same_content(&self.fetched, fetched))
+        // A new version with the old value is no reason to write a key store anew.
+        same_password
+            && (Arc::ptr_eq(&self.fetched, fetched) || self.fetched.content.same_as(&fetched.content))
     }
 }
 
@@ -190,24 +192,4 @@ fn kept(spec: &ObjectSpec, error: Error, tried: Option<Tried>, earlier: Option<&
 
 fn not_read(source: &ObjectSource) -> Error {
     Error::new(Code::VaultUnavailable, "the object has not been read yet").object(&source.object)
-}
-
-/// Whether both hold the same bytes, whatever their version and dates: a new version with the old value is no reason
-/// to write a key store anew.
-fn same_content(a: &Fetched, b: &Fetched) -> bool {
-    match (&a.content, &b.content) {
-        (Content::Secret { value: a, bundle: x }, Content::Secret { value: b, bundle: y }) => {
-            x == y && a.same_as(b)
-        }
-        (Content::Key { jwk: a }, Content::Key { jwk: b }) => a == b,
-        (Content::Certificate(a), Content::Certificate(b)) => {
-            a.leaf_der == b.leaf_der
-                && match (&a.bundle, &b.bundle) {
-                    (None, None) => true,
-                    (Some((x, a)), Some((y, b))) => x == y && a.same_as(b),
-                    _ => false,
-                }
-        }
-        _ => false,
-    }
 }
