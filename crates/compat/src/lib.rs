@@ -1,0 +1,1 @@
+//! SecretProviderClass of the Azure provider to object specs, pure.

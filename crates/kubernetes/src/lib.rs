@@ -1,0 +1,1 @@
+//! What the node plugin and the injector ask of the Kubernetes API: classes, status, events.

@@ -1,0 +1,1 @@
+//! The one mount call that no safe library offers.
