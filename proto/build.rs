@@ -16,8 +16,15 @@ const HOLD_VALUES: [&str; 6] = [
     "keyward.secrets.v1.RefreshSecretResponse",
 ];
 
+/// What kubelet speaks, with our names for nothing.
+const PEERS: [&str; 2] = ["csi/v1/csi.proto", "pluginregistration/registration.proto"];
+
+/// Tokens and client secrets travel in these.
+const HOLD_CREDENTIALS: [&str; 1] = ["csi.v1.NodePublishVolumeRequest"];
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=proto");
+    println!("cargo::rerun-if-changed=peers");
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
 
     // Reflection needs names and types only; the comments stay in the generated code.
@@ -31,5 +38,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .bytes(".")
         .skip_debug(HOLD_VALUES)
         .compile_fds(protox::compile([FILE], ["proto"])?)?;
+
+    // Kubelet's side is generated too: what tests the node plugin calls it as kubelet does.
+    tonic_prost_build::configure()
+        .skip_debug(HOLD_CREDENTIALS)
+        .compile_fds(protox::compile(PEERS, ["peers"])?)?;
     Ok(())
 }

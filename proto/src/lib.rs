@@ -1,6 +1,7 @@
-//! Wire contracts of Keyward: the `keyward.secrets.v1` package, its client, and its descriptors for reflection.
+//! Wire contracts of Keyward: the `keyward.secrets.v1` package, its client, and its descriptors for reflection; and the
+//! parts of kubelet's contracts (CSI, plugin registration) that the node plugin answers.
 //!
-//! Messages that hold a value have no `Debug`, so that none of them can be logged by accident.
+//! Messages that hold a value or a credential have no `Debug`, so that none of them can be logged by accident.
 
 /// Package `keyward.secrets.v1`.
 pub mod secrets {
@@ -9,6 +10,21 @@ pub mod secrets {
     pub mod v1 {
         tonic::include_proto!("keyward.secrets.v1");
     }
+}
+
+/// Package `csi.v1`: what kubelet asks of a storage plugin.
+pub mod csi {
+    /// Version 1.
+    #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated")]
+    pub mod v1 {
+        tonic::include_proto!("csi.v1");
+    }
+}
+
+/// Package `pluginregistration`: how kubelet learns of a plugin.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated")]
+pub mod registration {
+    tonic::include_proto!("pluginregistration");
 }
 
 /// The encoded `google.protobuf.FileDescriptorSet` of every contract and its imports, for server reflection.
