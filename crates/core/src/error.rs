@@ -76,6 +76,10 @@ pub enum Hop {
     FileSystem,
     /// The local API's caller.
     Caller,
+    /// The SecretProviderClass.
+    Class,
+    /// The Kubernetes API, or what kubelet passes for a pod.
+    Kubernetes,
 }
 
 impl Hop {
@@ -93,6 +97,8 @@ impl Hop {
             Self::Object => "object",
             Self::FileSystem => "file system",
             Self::Caller => "caller",
+            Self::Class => "class",
+            Self::Kubernetes => "Kubernetes",
         }
     }
 }
@@ -131,12 +137,18 @@ codes! {
     ConfigInvalid = "KW_CONFIG_INVALID", InvalidInput, Configuration;
     /// An object's reference or settings are wrong.
     ObjectInvalid = "KW_OBJECT_INVALID", InvalidInput, Configuration;
+    /// A SecretProviderClass cannot be used as it is written; the message lists every mistake.
+    ClassInvalid = "KW_CLASS_INVALID", InvalidInput, Configuration;
     /// `notify` is written where nobody may be notified (CSI volumes and classes).
     NotifyNotHere = "KW_NOTIFY_NOT_HERE", InvalidInput, Configuration;
     /// The federated token, secret or certificate file is missing or unreadable.
     IdentityFile = "KW_IDENTITY_FILE", Unauthenticated, Identity;
+    /// A fresh service-account token is awaited: kubelet passes one with its next call.
+    TokenAwaited = "KW_TOKEN_AWAITED", Unavailable, Identity;
     /// Entra refused the token request; the message has the AADSTS number and the identity.
     TokenRefused = "KW_TOKEN_REFUSED", Unauthenticated, Token;
+    /// A pod's right to its identity lapsed and could not be proved again with a token of its own.
+    IdentityUnproved = "KW_IDENTITY_UNPROVED", Unauthenticated, Identity;
     /// The managed identity is not assigned to this machine.
     IdentityNotAssigned = "KW_IDENTITY_NOT_ASSIGNED", Unauthenticated, Token;
     /// The token endpoint cannot be reached or fails.
@@ -209,6 +221,30 @@ codes! {
     AuditUnavailable = "KW_AUDIT_UNAVAILABLE", System, FileSystem;
     /// The audit log does not verify.
     AuditBroken = "KW_AUDIT_BROKEN", InvalidInput, FileSystem;
+    /// A volume without `readOnly: true`, which alone keeps the pod from writing to it.
+    ReadOnlyRequired = "KW_READ_ONLY_REQUIRED", InvalidInput, Configuration;
+    /// A CSI volume's attributes are wrong, or it asks for what a volume cannot give.
+    VolumeInvalid = "KW_VOLUME_INVALID", InvalidInput, Configuration;
+    /// Another call for the same volume is under way.
+    VolumeBusy = "KW_VOLUME_BUSY", Unavailable, Caller;
+    /// The SecretProviderClass does not exist in the pod's namespace.
+    ClassNotFound = "KW_CLASS_NOT_FOUND", NotFound, Class;
+    /// The SecretProviderClass is wrong.
+    ClassInvalid = "KW_CLASS_INVALID", InvalidInput, Class;
+    /// The classes of the cluster are not known yet, because the Kubernetes API did not answer.
+    ClassUnavailable = "KW_CLASS_UNAVAILABLE", Unavailable, Class;
+    /// The Kubernetes API cannot be asked.
+    KubernetesUnavailable = "KW_KUBERNETES_UNAVAILABLE", Unavailable, Kubernetes;
+    /// The CSIDriver object lacks what the proof of identity rests on (`podInfoOnMount`, `tokenRequests`).
+    DriverObjectInvalid = "KW_CSI_DRIVER_OBJECT", System, Kubernetes;
+    /// Kubelet passed no service account token with the audience that the identity needs.
+    TokenMissing = "KW_TOKEN_MISSING", InvalidInput, Identity;
+    /// The token belongs to another pod or service account than the volume.
+    ClaimsMismatch = "KW_CLAIMS_MISMATCH", PermissionDenied, Identity;
+    /// No client id, tenant or client secret is known for the pod.
+    IdentityMissing = "KW_IDENTITY_MISSING", InvalidInput, Identity;
+    /// The administrator has not listed this service account for the node's managed identity.
+    NodeIdentityRefused = "KW_NODE_IDENTITY_REFUSED", PermissionDenied, Identity;
     /// Keyward is shutting down.
     ShuttingDown = "KW_SHUTTING_DOWN", Unavailable, Caller;
     /// A defect of Keyward; please report it.
