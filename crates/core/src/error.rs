@@ -138,7 +138,7 @@ codes! {
     /// An object's reference or settings are wrong.
     ObjectInvalid = "KW_OBJECT_INVALID", InvalidInput, Configuration;
     /// A SecretProviderClass cannot be used as it is written; the message lists every mistake.
-    ClassInvalid = "KW_CLASS_INVALID", InvalidInput, Configuration;
+    ClassInvalid = "KW_CLASS_INVALID", InvalidInput, Class;
     /// `notify` is written where nobody may be notified (CSI volumes and classes).
     NotifyNotHere = "KW_NOTIFY_NOT_HERE", InvalidInput, Configuration;
     /// The federated token, secret or certificate file is missing or unreadable.
@@ -229,8 +229,6 @@ codes! {
     VolumeBusy = "KW_VOLUME_BUSY", Unavailable, Caller;
     /// The SecretProviderClass does not exist in the pod's namespace.
     ClassNotFound = "KW_CLASS_NOT_FOUND", NotFound, Class;
-    /// The SecretProviderClass is wrong.
-    ClassInvalid = "KW_CLASS_INVALID", InvalidInput, Class;
     /// The classes of the cluster are not known yet, because the Kubernetes API did not answer.
     ClassUnavailable = "KW_CLASS_UNAVAILABLE", Unavailable, Class;
     /// The Kubernetes API cannot be asked.
