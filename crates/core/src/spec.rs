@@ -137,10 +137,15 @@ pub enum Format {
     Der,
     /// JSON Web Key.
     Jwk,
+    /// A secret as the Azure provider of the Secrets Store CSI driver writes it: what backs a PKCS#12 certificate as
+    /// PEM, everything else as it is, and `decode` afterwards. Only classes ask for it, so there is no word for it.
+    Azure,
+    /// The same with `objectFormat: pfx`: a PKCS#12 stays the base64 text that it is in the vault.
+    AzurePfx,
 }
 
 impl Format {
-    /// Every format and the word for it.
+    /// Every format that users may ask for, and the word for it.
     pub const WORDS: &'static [(&'static str, Self)] = &[
         ("raw", Self::Raw),
         ("pem", Self::Pem),

@@ -73,7 +73,7 @@ pub(super) fn bundle_as(
             secret(jks::key_store(name, created, identity.key()?, &identity.chain.path, password)?)
         }
         Format::JksTrust => secret(jks::trust_store(name, created, &identity.certificates()?, password)?),
-        Format::Raw | Format::Jwk => {
+        Format::Raw | Format::Jwk | Format::Azure | Format::AzurePfx => {
             Err(invalid(format!("{} cannot be made from this object", source.format.as_str())))
         }
     }
