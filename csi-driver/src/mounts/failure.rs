@@ -1,0 +1,44 @@
+use keyward_core::{Code, Error, Result};
+use rustix::io::Errno;
+
+use crate::protocol::{Reason, Reply};
+
+/// Passes a reply on, unless it is a refusal; `what` continues "cannot".
+pub(super) fn refused(reply: Reply, what: &str) -> Result<Reply> {
+    let Reply::Refused { reason, errno } = reply else { return Ok(reply) };
+    let errno = Errno::from_raw_os_error(errno);
+    let why = match reason {
+        Reason::Kernel => std::io::Error::from(errno).to_string(),
+        Reason::Malformed => "the mounter does not understand the request".to_owned(),
+        Reason::Swap => {
+            "swap is on and this kernel knows no tmpfs without swap, so that secrets could reach a disk; \
+                         switch swap off, use a kernel from 6.4 on, or start the driver with --allow-swap"
+                .to_owned()
+        }
+        Reason::Limit => "too many volumes wait to be mounted, or this one is too large".to_owned(),
+        Reason::UnknownId => "this tmpfs was committed or discarded before".to_owned(),
+        Reason::Taken => "something is mounted there already".to_owned(),
+        Reason::Foreign => {
+            "what is mounted there is not a volume of this driver; unmount it by hand on the node".to_owned()
+        }
+        Reason::NotMounted => "no volume of this driver is mounted there".to_owned(),
+        Reason::NoVolume => "kubelet has not made the volume's directory".to_owned(),
+        Reason::NotDirectory => {
+            "a directory on the way to the target is a symbolic link or a file".to_owned()
+        }
+        Reason::NotOurFile => "it is not a regular file on a tmpfs of this driver".to_owned(),
+        Reason::NoSocket => "no path is configured for it".to_owned(),
+    };
+    Err(Error::new(code(reason, errno), format!("cannot {what}: {why}")))
+}
+
+fn code(reason: Reason, errno: Errno) -> Code {
+    match reason {
+        Reason::Kernel if matches!(errno, Errno::NOSPC | Errno::DQUOT | Errno::NOMEM) => Code::NoSpace,
+        Reason::Swap => Code::TmpfsRequired,
+        Reason::Limit => Code::LimitExceeded,
+        Reason::Malformed | Reason::UnknownId => Code::Internal,
+        Reason::NoSocket => Code::ConfigInvalid,
+        _ => Code::FileSystem,
+    }
+}
