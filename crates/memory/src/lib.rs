@@ -1,4 +1,4 @@
-//! The locked arena for secret bytes, the only unsafe code in Keyward.
+//! The locked arena for secret bytes, one of two leaves with unsafe code.
 //!
 //! One anonymous mapping holds every cached value and token of the process: locked (never swapped), left out of core
 //! files (`MADV_DONTDUMP`) and wiped in children (`MADV_WIPEONFORK`). Pages are locked when first touched
