@@ -5,6 +5,7 @@
 //! object changed. Input and output are at most [`MAX_CONTENT`] bytes.
 
 mod asn1;
+mod azure;
 mod chain;
 mod decode;
 mod format;
@@ -54,6 +55,11 @@ pub fn convert(
     password: Option<&SecretBytes>,
 ) -> Result<Converted> {
     let converted = match &fetched.content {
+        Content::Secret { value, bundle } if matches!(source.format, Format::Azure | Format::AzurePfx) => {
+            check_size(value)
+                .and_then(|()| azure::secret(source, value, *bundle))
+                .map(|value| Converted { value, pair: None })
+        }
         Content::Secret { value, .. } => secret(source, fetched, value, password),
         Content::Key { jwk } => format::key(source, jwk),
         Content::Certificate(content) => format::certificate(source, fetched, content, password),

@@ -19,6 +19,8 @@ pub(super) const SEQUENCE: u8 = 0x30;
 pub(super) const SET: u8 = 0x31;
 /// `[0]` constructed: EXPLICIT, or IMPLICIT of something constructed.
 pub(super) const CONTEXT_0: u8 = 0xa0;
+/// `[1]` constructed.
+pub(super) const CONTEXT_1: u8 = 0xa1;
 /// `[0]` IMPLICIT of something primitive.
 pub(super) const CONTEXT_0_PRIMITIVE: u8 = 0x80;
 const CONSTRUCTED: u8 = 0x20;

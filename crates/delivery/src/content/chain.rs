@@ -73,6 +73,25 @@ pub fn order<'a>(certificates: &[&'a [u8]], leaf: Leaf<'_>) -> Result<Chain<'a>>
     Ok(Chain { path: path.into_iter().map(|at| all[at].der).collect(), others })
 }
 
+/// The order in which every certificate is certified by the next, told by key identifiers alone and without a look at
+/// names, signatures or repetitions: what the Azure provider goes by. `None` unless one chain holds them all, each
+/// once.
+pub(super) fn by_key_ids(certificates: &[&[u8]]) -> Option<Vec<usize>> {
+    if certificates.is_empty() || certificates.len() > MAX_CERTIFICATES {
+        return None;
+    }
+    let all: Vec<Certificate<'_>> =
+        certificates.iter().map(|der| Certificate::parse(der).ok()).collect::<Option<_>>()?;
+    let issuer = |at: usize| {
+        let wanted = all[at].authority_key_id()?;
+        (0..all.len()).find(|other| *other != at && all[*other].subject_key_id() == Some(wanted))
+    };
+    let issuers: Vec<Option<usize>> = (0..all.len()).map(issuer).collect();
+    let leaf = (0..all.len()).find(|at| !issuers.contains(&Some(*at)))?;
+    let path: Vec<usize> = std::iter::successors(Some(leaf), |at| issuers[*at]).take(all.len() + 1).collect();
+    (path.len() == all.len()).then_some(path)
+}
+
 fn find_leaf(all: &[Certificate<'_>], leaf: &Leaf<'_>) -> Result<usize> {
     match leaf {
         // Renewed certificates of one key: the one valid longest.

@@ -4,7 +4,9 @@ use aws_lc_rs::signature::{
 use keyward_core::{Error, Result};
 use zeroize::Zeroizing;
 
-use super::asn1::{self, CONTEXT_0, INTEGER, NULL, OCTET_STRING, OID, Reader, SEQUENCE, oid};
+use super::asn1::{
+    self, BIT_STRING, CONTEXT_0, CONTEXT_1, INTEGER, NULL, OCTET_STRING, OID, Reader, SEQUENCE, oid,
+};
 use super::invalid;
 
 /// A private key that the crypto library accepts: RSA of 2048 to 8192 bits, EC P-256, P-384, P-521, or Ed25519.
@@ -61,6 +63,43 @@ impl PrivateKey {
     pub(super) fn public(&self) -> &[u8] {
         &self.public
     }
+}
+
+/// A private key's PKCS#8 in the one form that Go writes: without attributes (Windows adds them), RSA with a NULL, EC
+/// with its public key and its curve named once. A key of another type stays as it is.
+///
+/// # Errors
+/// `KW_CONTENT_INVALID` for damage, or an EC key on a curve that is not supported.
+pub(super) fn portable_pkcs8(der: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
+    let mut info = Reader::new(der).inside(SEQUENCE)?;
+    info.number()?;
+    let mut algorithm = info.inside(SEQUENCE)?;
+    let kind = algorithm.oid()?;
+    let inner = info.octets()?;
+    if kind == oid::RSA {
+        return Ok(pkcs8(oid::RSA, &asn1::element(NULL, &[]), &inner));
+    }
+    if kind != oid::EC {
+        return Ok(Zeroizing::new(der.to_vec()));
+    }
+    let name = algorithm.oid()?;
+    let public = PrivateKey::from_pkcs8(der)?.public;
+    let mut key = Reader::new(&inner).inside(SEQUENCE)?;
+    key.number()?;
+    // As long as a coordinate, of which the uncompressed point has two.
+    let mut scalar = Zeroizing::new(vec![0; (public.len() - 1) / 2]);
+    let digits = key.octets()?;
+    let at = scalar.len().checked_sub(digits.len()).ok_or_else(asn1::damaged)?;
+    scalar[at..].copy_from_slice(&digits);
+    let sec1 = asn1::element(
+        SEQUENCE,
+        &[
+            &asn1::element(INTEGER, &[&[1]]),
+            &asn1::element(OCTET_STRING, &[&scalar]),
+            &asn1::element(CONTEXT_1, &[&asn1::element(BIT_STRING, &[&[0], &public])]),
+        ],
+    );
+    Ok(pkcs8(oid::EC, &asn1::element(OID, &[name]), &sec1))
 }
 
 fn pkcs8(kind: &[u8], parameters: &[u8], key: &[u8]) -> Zeroizing<Vec<u8>> {
