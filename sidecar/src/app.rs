@@ -17,17 +17,16 @@ use keyward_delivery::notify::Notifier;
 use keyward_telemetry::audit::AuditLog;
 use keyward_telemetry::health::{Condition, Health};
 use keyward_telemetry::{Metrics, admin, logs, traces};
+use keyward_volume::{Kept, Parts, Pass};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::Setup;
-use crate::engine::{Engine, GRACE, Outputs, Parts, Pass};
+use crate::engine::{ACTOR, Engine, GRACE, prepare};
 use crate::reload::Files;
-use crate::restart::Kept;
 use crate::signals::{Arrived, Signals};
 use crate::supervisor;
-use crate::view::View;
 use upstream::Upstream;
 
 /// What is told of a change while shutting down is told within this time.
@@ -84,7 +83,7 @@ pub(crate) async fn run(setup: Setup, once: bool) -> Result<()> {
     );
     broker.attach(Arc::clone(&upstream.identity), Arc::clone(&upstream.provider));
     register_age(&metrics, &broker, &clock);
-    let outputs = setup.config.files.as_ref().map(Outputs::prepare).transpose()?;
+    let outputs = setup.config.files.as_ref().map(prepare).transpose()?;
     let kept = match setup.config.state.as_deref().filter(|_| !once) {
         None => None,
         Some(path) => {
@@ -96,19 +95,19 @@ pub(crate) async fn run(setup: Setup, once: bool) -> Result<()> {
             Some(kept)
         }
     };
-    let view = View::new(&broker);
     let notifier = Notifier::new(
         upstream.egress.post_client(),
         Arc::clone(&audit),
         Arc::clone(&observer),
         Arc::clone(&clock),
     );
-    let parts = Parts { broker: Arc::clone(&broker), view, outputs, kept, notifier, audit, observer, clock };
+    let parts = Parts { broker: Arc::clone(&broker), audit, observer, clock, actor: ACTOR };
     let (ready, is_ready) = watch::channel(false);
-    let engine = Engine::new(parts, &setup.config, Arc::clone(&upstream.identity));
+    let engine =
+        Engine::new(parts, &setup.config, Arc::clone(&upstream.identity), outputs, kept, notifier);
     let mut serving = None;
     if let Some(grpc) = setup.config.grpc.as_ref().filter(|_| !once) {
-        serving = Some(api::start(grpc, &engine, is_ready, stop.clone())?);
+        serving = Some(api::start(grpc, &engine.volume, is_ready, stop.clone())?);
         health.set(Condition::Socket, true);
     }
     let rotation = tokio::spawn(Arc::clone(&broker).run());
@@ -121,7 +120,7 @@ pub(crate) async fn run(setup: Setup, once: bool) -> Result<()> {
     if let Some(serving) = serving {
         serving.await.map_err(|_| Error::new(Code::Internal, "the local API ended by a defect"))??;
     }
-    sidecar.engine.parts.notifier.drain(NOTIFY_DRAIN).await;
+    sidecar.engine.notifier.drain(NOTIFY_DRAIN).await;
     rotation.abort();
     sidecar.engine.keep().await;
     if let Some(exporting) = exporting {
@@ -146,7 +145,7 @@ impl Sidecar {
     /// An init container: everything required, or an error that names the first thing missing.
     async fn deliver_once(&mut self, signals: &mut Signals) -> Result<()> {
         tokio::select! {
-            () = self.engine.watch.ready() => {}
+            () = self.engine.volume.ready() => {}
             _ = signals.next() => return Err(Error::new(Code::ShuttingDown, "ended by a signal before the files were written")),
         }
         let pass = self.engine.pass().await;
@@ -175,7 +174,7 @@ impl Sidecar {
                     Arrived::Stop => break,
                     Arrived::Reload => self.reload(&mut files),
                 },
-                () = self.engine.watch.changed() => {}
+                () = self.engine.volume.changed() => {}
                 changed = files.changed() => {
                     for path in &changed {
                         if self.setup.file.as_ref() == Some(path) {
@@ -186,7 +185,7 @@ impl Sidecar {
                     }
                 }
                 _ = housekeeping.tick() => {
-                    self.engine.sweep().await;
+                    self.engine.volume.sweep().await;
                     self.engine.keep().await;
                     keyward_memory::hand_back_code();
                     continue;
@@ -201,12 +200,12 @@ impl Sidecar {
     }
 
     async fn pass(&mut self) {
-        let Pass { missing, failure } = self.engine.pass().await;
-        let needed = self.engine.specs.iter().filter(|spec| !spec.optional).count();
+        let Pass { missing, failure, .. } = self.engine.pass().await;
+        let needed = self.engine.volume.declared().specs.iter().filter(|spec| !spec.optional).count();
         self.health.progress(Condition::Objects, needed - missing.len().min(needed), needed);
         self.health.set(Condition::Audit, self.log.is_healthy());
-        self.health.set(Condition::Files, failure.is_none() && self.engine.is_complete());
-        let ready = self.engine.is_complete();
+        self.health.set(Condition::Files, failure.is_none() && self.engine.volume.is_complete());
+        let ready = self.engine.volume.is_complete();
         if ready && !*self.ready.borrow() {
             let bytes = keyward_memory::hand_back_code();
             tracing::debug!(bytes, "start-up code handed back");
@@ -221,12 +220,7 @@ impl Sidecar {
 
     /// Applies a new configuration, or keeps the old one whole.
     fn reload(&mut self, files: &mut Files) {
-        let parts = (
-            Arc::clone(&self.engine.parts.clock),
-            Arc::clone(&self.engine.parts.observer),
-            Arc::clone(&self.engine.parts.audit),
-        );
-        let (clock, observer, audit) = &parts;
+        let Parts { clock, observer, audit, .. } = &self.engine.volume.parts().clone();
         let renewed = self.setup.read_again().and_then(|config| {
             let same = same_upstream(&config, &self.setup.config);
             let upstream = if same { None } else { Some(Upstream::build(&config, clock, observer, audit)?) };

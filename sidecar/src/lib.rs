@@ -8,10 +8,8 @@ mod args;
 mod engine;
 mod harden;
 mod reload;
-mod restart;
 mod signals;
 mod supervisor;
-mod view;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

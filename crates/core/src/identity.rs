@@ -20,6 +20,12 @@ pub struct IdentityKey {
     pub client: String,
 }
 
+impl IdentityKey {
+    /// The words for [`Self::method`].
+    pub const METHODS: [&'static str; 4] =
+        ["workload-identity", "identity-binding", "managed-identity", "service-principal"];
+}
+
 impl fmt::Display for IdentityKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} client {}", self.method, self.client)?;

@@ -14,9 +14,11 @@
 
 mod generation;
 mod links;
+mod owner;
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use keyward_core::{Code, Error, Result};
 use rustix::fs::{FileType, fstat};
@@ -24,6 +26,7 @@ use rustix::io::retry_on_intr;
 
 use crate::beneath;
 use crate::tree::Tree;
+pub use owner::{Fchown, Owner};
 
 /// The link that readers go through.
 const DATA: &str = "..data";
@@ -35,6 +38,7 @@ const MOST_RETIRED: usize = 3;
 /// A directory whose content changes all at once or not at all. One writer at a time.
 pub struct AtomicDirectory {
     directory: OwnedFd,
+    owner: Arc<dyn Owner>,
     /// `S_ISGID` when the directory has it: every directory below then gets it too, and files inherit the group.
     setgid: u32,
     current: Option<u64>,
@@ -74,6 +78,14 @@ impl AtomicDirectory {
     /// # Errors
     /// `KW_FILE_SYSTEM` when it is no directory or cannot be listed.
     pub fn open(directory: OwnedFd) -> Result<Self> {
+        Self::open_with(directory, Arc::new(Fchown))
+    }
+
+    /// The same, where files get their owners by `owner`.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_with(directory: OwnedFd, owner: Arc<dyn Owner>) -> Result<Self> {
         let failed = |errno| beneath::failure(&format!("list {}", beneath::path_of(&directory)), errno);
         let stat = retry_on_intr(|| fstat(&directory)).map_err(failed)?;
         let entries = beneath::list(&directory).map_err(failed)?;
@@ -97,6 +109,7 @@ impl AtomicDirectory {
         let mut this = Self {
             setgid: stat.st_mode & 0o2000,
             directory,
+            owner,
             current,
             names,
             tree: None,
@@ -175,6 +188,16 @@ impl AtomicDirectory {
         &self.directory
     }
 
+    /// Whether readers are led to the generation that was committed last: two system calls, no content is read.
+    #[must_use]
+    pub fn marker_is_intact(&self) -> bool {
+        self.current.is_some_and(|current| {
+            let name = generation::name(current);
+            let target = beneath::link_target(&self.directory, DATA).ok().flatten();
+            target.as_ref() == Some(&name) && beneath::is_directory(&self.directory, &name)
+        })
+    }
+
     /// Whether readers see `tree` now.
     fn holds(&mut self, tree: &Tree) -> bool {
         let Some(current) = self.current else { return false };
@@ -198,7 +221,7 @@ impl AtomicDirectory {
         let sequence = self.next;
         self.next += 1;
         let mut made = Vec::new();
-        let staged = generation::write(&self.directory, sequence, tree, self.setgid)
+        let staged = generation::write(&self.directory, sequence, tree, self.setgid, &*self.owner)
             .and_then(|()| links::create(&self.directory, &links::names(tree), &mut made))
             .and_then(|()| self.swap(sequence));
         if let Err(error) = staged {

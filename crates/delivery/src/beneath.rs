@@ -110,6 +110,12 @@ pub(crate) fn list(directory: impl AsFd) -> Result<Vec<(String, FileType)>> {
     Ok(names)
 }
 
+/// Whether `name` is a real directory in `parent`, on the same file system.
+pub(crate) fn is_directory(parent: impl AsFd, name: &str) -> bool {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    retry_on_intr(|| openat2(&parent, name, flags, Mode::empty(), RESOLVE)).is_ok()
+}
+
 /// Removes whatever has the name `name` in `parent`: a link itself and never its target, a directory with all below.
 pub(crate) fn remove(parent: impl AsFd, name: &str) -> Result<()> {
     remove_at_depth(parent, name, 0)

@@ -18,7 +18,7 @@ use rustix::io::{Errno, retry_on_intr};
 
 use crate::beneath;
 use crate::tmpfs::MountInfo;
-pub use format::{parse, parse_records};
+pub use format::{parse, parse_all, parse_records};
 
 const FILE: &str = "snapshot";
 const NEXT: &str = "snapshot.next";
@@ -45,7 +45,7 @@ pub struct Loaded {
     pub damaged: Option<Error>,
 }
 
-/// Opens the directory for [`save`] and [`load`], making it with mode 0700 if it is not there.
+/// Opens the directory for [`save`] and [`load`] by [`check`], making it with mode 0700 if it is not there.
 ///
 /// # Errors
 /// `KW_TMPFS_REQUIRED` when it is not on tmpfs; `KW_FILE_SYSTEM` when it belongs to another user, is a link, or cannot
@@ -58,27 +58,43 @@ pub fn open(path: &Path) -> Result<OwnedFd> {
     let failed = |errno| beneath::failure(&format!("open {shown}"), errno);
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let directory = retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty())).map_err(failed)?;
-    let found = MountInfo::of(&directory);
+    check(&directory)?;
+    Ok(directory)
+}
+
+/// Makes sure that an open directory may hold a snapshot: on tmpfs, ours, and closed to everyone else.
+///
+/// # Errors
+/// As [`open`].
+pub fn check(directory: &OwnedFd) -> Result<()> {
+    let shown = || beneath::path_of(directory);
+    let failed = |errno| beneath::failure(&format!("use {}", shown()), errno);
+    let found = MountInfo::of(directory);
     if !found.is_tmpfs() {
         return Err(Error::new(
             Code::TmpfsRequired,
             format!(
-                "{shown} would keep secrets on {}; name a directory on tmpfs that no application container mounts",
+                "{} would keep secrets on {}; name a directory on tmpfs that no application container mounts",
+                shown(),
                 found.kind
             ),
         ));
     }
-    let stat = retry_on_intr(|| fstat(&directory)).map_err(failed)?;
+    let stat = retry_on_intr(|| fstat(directory)).map_err(failed)?;
     if stat.st_uid != rustix::process::geteuid().as_raw() {
         return Err(Error::new(
             Code::FileSystem,
-            format!("{shown} belongs to uid {}; name a directory that Keyward can make itself", stat.st_uid),
+            format!(
+                "{} belongs to uid {}; name a directory that Keyward can make itself",
+                shown(),
+                stat.st_uid
+            ),
         ));
     }
     if stat.st_mode & 0o077 != 0 {
-        retry_on_intr(|| fchmod(&directory, Mode::from_raw_mode(0o700))).map_err(failed)?;
+        retry_on_intr(|| fchmod(directory, Mode::from_raw_mode(0o700))).map_err(failed)?;
     }
-    Ok(directory)
+    Ok(())
 }
 
 /// Replaces the snapshot.
@@ -109,6 +125,18 @@ pub fn save(directory: &OwnedFd, objects: &[SavedObject]) -> Result<()> {
 /// # Errors
 /// `KW_FILE_SYSTEM` when the directory cannot be read. A damaged file is no error, see [`Loaded::damaged`].
 pub fn load(directory: &OwnedFd, identities: &[Arc<IdentityKey>]) -> Result<Loaded> {
+    read(directory, |bytes| parse(bytes, identities))
+}
+
+/// Reads the objects of every identity. Whoever asks for this sees to it that each goes to its own identity only.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_all(directory: &OwnedFd) -> Result<Loaded> {
+    read(directory, parse_all)
+}
+
+fn read(directory: &OwnedFd, parse: impl Fn(&[u8]) -> Result<Vec<SavedObject>>) -> Result<Loaded> {
     let place = || format!("{}/{FILE}", beneath::path_of(directory));
     let failed = |errno| beneath::failure(&format!("read {}", place()), errno);
     // A FIFO, link or directory in its place is as damaged as wrong bytes are.
@@ -123,7 +151,7 @@ pub fn load(directory: &OwnedFd, identities: &[Arc<IdentityKey>]) -> Result<Load
                 Err(format::bad("it is no regular file of an acceptable size"))
             } else {
                 match beneath::read_at_most(&file, size).map_err(failed)? {
-                    Some(bytes) => parse(&bytes, identities),
+                    Some(bytes) => parse(&bytes),
                     None => Err(format::bad("it grew while it was read")),
                 }
             }

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use keyward_broker::Saved;
 use keyward_core::{IdentityKey, Result, UnixTime};
-use keyward_delivery::saved::{self, SavedObject};
+use keyward_delivery::saved::{self, Loaded, SavedObject};
 
 /// The last snapshot, kept across restarts in a place that only Keyward reads: a restart is no worse than an outage.
-pub(crate) struct Kept {
+pub struct Kept {
     directory: Arc<OwnedFd>,
     written: Vec<(usize, UnixTime)>,
 }
@@ -17,9 +17,24 @@ impl Kept {
     ///
     /// # Errors
     /// `KW_TMPFS_REQUIRED` or `KW_FILE_SYSTEM`, naming the path and the fix.
-    pub(crate) fn open(path: &Path, identity: &Arc<IdentityKey>) -> Result<(Self, Vec<Saved>)> {
+    pub fn open(path: &Path, identity: &Arc<IdentityKey>) -> Result<(Self, Vec<Saved>)> {
         let directory = saved::open(path)?;
         let loaded = saved::load(&directory, std::slice::from_ref(identity))?;
+        Ok(Self::with(directory, loaded))
+    }
+
+    /// Goes on with an open directory, and reads what an earlier process left there for whatever identity. The caller
+    /// makes sure that each object is served to its own identity only.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn load_all(directory: OwnedFd) -> Result<(Self, Vec<Saved>)> {
+        saved::check(&directory)?;
+        let loaded = saved::load_all(&directory)?;
+        Ok(Self::with(directory, loaded))
+    }
+
+    fn with(directory: OwnedFd, loaded: Loaded) -> (Self, Vec<Saved>) {
         if let Some(error) = loaded.damaged {
             tracing::warn!(%error, "the kept snapshot is not used");
         }
@@ -32,11 +47,11 @@ impl Kept {
                 confirmed_wall: object.confirmed,
             })
             .collect();
-        Ok((Self { directory: Arc::new(directory), written: Vec::new() }, objects))
+        (Self { directory: Arc::new(directory), written: Vec::new() }, objects)
     }
 
     /// Writes the snapshot unless the very same was written last.
-    pub(crate) async fn save(&mut self, objects: Vec<Saved>) {
+    pub async fn save(&mut self, objects: Vec<Saved>) {
         let mut now: Vec<_> =
             objects.iter().map(|saved| (Arc::as_ptr(&saved.fetched).addr(), saved.confirmed_wall)).collect();
         now.sort_unstable();

@@ -1,1 +1,15 @@
 //! Declared objects kept current as one tree of files and one view for the local API.
+//!
+//! [`Engine`] turns the broker's snapshots into a projection, commits it to [`Outputs`], publishes the [`View`] and
+//! records what it delivered, in that order. The sidecar has one engine, the node plugin one for each volume: values
+//! are shared with the broker's cache, so that a further volume of objects already held costs little.
+
+mod engine;
+mod kept;
+mod outputs;
+mod view;
+
+pub use engine::{Change, Declared, Engine, Parts, Pass};
+pub use kept::Kept;
+pub use outputs::{OnTmpfs, Outputs, Room};
+pub use view::View;

@@ -1,50 +1,72 @@
-use keyward_core::config::{Files, Tmpfs};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
 use keyward_core::{Code, Error, Result};
 use keyward_delivery::atomic::{AtomicDirectory, Committed};
-use keyward_delivery::tmpfs::{self, Mode, NoSwap, Options, Room};
+use keyward_delivery::tmpfs;
 use keyward_delivery::tree::Tree;
 
+/// Makes room for a tree before it is written. Called off the async threads; may block.
+pub trait Room: Send + Sync {
+    /// Makes sure that the old and a new generation of `files` files with `payload` bytes together fit.
+    ///
+    /// # Errors
+    /// `KW_NO_SPACE` when there is none to be had; nothing is written then.
+    fn ensure(&self, directory: &OwnedFd, payload: usize, files: usize) -> Result<()>;
+}
+
+/// Grows a tmpfs of ours; takes any other as it is.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct OnTmpfs;
+
+impl Room for OnTmpfs {
+    fn ensure(&self, directory: &OwnedFd, payload: usize, files: usize) -> Result<()> {
+        if let tmpfs::Room::Tight { wanted, size } = tmpfs::ensure_room(directory, payload, files)? {
+            tracing::warn!(
+                wanted,
+                size,
+                "the volume is small: the replaced files may go before their grace is over"
+            );
+        }
+        Ok(())
+    }
+}
+
 /// The directory that applications read. Its system calls run off the thread that answers lookups.
-pub(crate) struct Outputs {
+pub struct Outputs {
     directory: Option<AtomicDirectory>,
+    room: Arc<dyn Room>,
 }
 
 impl Outputs {
-    /// Makes sure of tmpfs and takes the directory over, with whatever an earlier process committed.
-    ///
-    /// # Errors
-    /// `KW_TMPFS_REQUIRED` or `KW_FILE_SYSTEM`, naming the path and the fix.
-    pub(crate) fn prepare(files: &Files) -> Result<Self> {
-        let mode = match files.tmpfs {
-            Tmpfs::Auto => Mode::Auto,
-            Tmpfs::Mount => Mode::Mount,
-            Tmpfs::Require => Mode::Require,
-        };
-        let options = Options { directory_mode: 0o755, gid: files.gid, allow_swap: files.allow_swap };
-        let prepared = tmpfs::prepare(&files.path, mode, files.size.unwrap_or(SMALLEST), &options)?;
-        if prepared.noswap != NoSwap::Yes && prepared.swap_on {
-            tracing::warn!(path = %files.path.display(), "the tmpfs has no noswap and swap is on: its pages could reach a disk");
-        }
-        tracing::info!(path = %files.path.display(), mounted = prepared.mounted, reused = prepared.reused, "tmpfs is ready");
-        Ok(Self { directory: Some(AtomicDirectory::open(prepared.directory)?) })
+    /// Goes on with `directory`, whatever an earlier process committed to it.
+    #[must_use]
+    pub fn new(directory: AtomicDirectory, room: Arc<dyn Room>) -> Self {
+        Self { directory: Some(directory), room }
     }
 
-    pub(crate) async fn commit(&mut self, tree: Tree) -> Result<Committed> {
+    /// Whether readers see what was committed last; see [`AtomicDirectory::marker_is_intact`]. False while another
+    /// call is at work on the directory.
+    #[must_use]
+    pub fn marker_is_intact(&self) -> bool {
+        self.directory.as_ref().is_some_and(AtomicDirectory::marker_is_intact)
+    }
+
+    /// Makes readers see `tree`; see [`AtomicDirectory::commit`].
+    ///
+    /// # Errors
+    /// As there, and those of the room.
+    pub async fn commit(&mut self, tree: Tree) -> Result<Committed> {
+        let room = Arc::clone(&self.room);
         self.with(move |directory| {
-            let room = tmpfs::ensure_room(directory.directory(), tree.payload(), tree.files.len())?;
-            if let Room::Tight { wanted, size } = room {
-                tracing::warn!(
-                    wanted,
-                    size,
-                    "the volume is small: the replaced files may go before their grace is over"
-                );
-            }
+            room.ensure(directory.directory(), tree.payload(), tree.files.len())?;
             directory.commit(&tree)
         })
         .await
     }
 
-    pub(crate) async fn sweep(&mut self) {
+    /// Removes generations whose grace is over.
+    pub async fn sweep(&mut self) {
         // Sweeping has no result, and a panic was reported by the panic hook.
         let _ = self
             .with(|directory| {
@@ -69,6 +91,3 @@ impl Outputs {
         result
     }
 }
-
-/// A tmpfs of ours begins with this many bytes and grows with its payload.
-const SMALLEST: u64 = 1 << 20;

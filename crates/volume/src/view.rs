@@ -1,29 +1,30 @@
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use keyward_broker::Broker;
 use keyward_core::spec::{ObjectSpec, Source};
-use keyward_core::{
-    Code, Error, FetchRequest, IdentityKey, ObjectKey, Result, SecretView, Served, Snapshot, Version,
-};
+use keyward_core::{Code, Error, FetchRequest, ObjectKey, Result, SecretView, Served, Snapshot, Version};
 use keyward_delivery::content::convert;
 use keyward_delivery::projection::with_newline;
 use tokio::sync::watch;
 
+use crate::engine::{Declared, request};
+
 /// What the local API reads: a table that the engine replaces whole.
-pub(crate) struct View {
+pub struct View {
     table: ArcSwap<Table>,
     generation: watch::Sender<u64>,
     broker: Weak<Broker>,
+    unproved: AtomicBool,
 }
 
 #[derive(Default)]
 struct Table {
     served: BTreeMap<String, Arc<Served>>,
-    specs: BTreeMap<String, ObjectSpec>,
-    identity: Option<Arc<IdentityKey>>,
+    declared: Option<Arc<Declared>>,
 }
 
 impl View {
@@ -32,11 +33,12 @@ impl View {
             table: ArcSwap::default(),
             generation: watch::Sender::new(0),
             broker: Arc::downgrade(broker),
+            unproved: AtomicBool::new(false),
         })
     }
 
     /// Serves a new table. Watchers are woken only by what they would see: a confirmation alone moves no sequence.
-    pub(crate) fn publish(&self, specs: &[ObjectSpec], identity: &Arc<IdentityKey>, served: Vec<Served>) {
+    pub(crate) fn publish(&self, declared: &Arc<Declared>, served: Vec<Served>) {
         let old = self.table.load();
         let mut changed = served.len() != old.served.len();
         let served = served
@@ -49,22 +51,35 @@ impl View {
                 (new.name.clone(), Arc::new(new))
             })
             .collect();
-        let specs = specs.iter().map(|spec| (spec.name.clone(), spec.clone())).collect();
-        self.table.store(Arc::new(Table { served, specs, identity: Some(Arc::clone(identity)) }));
+        self.table.store(Arc::new(Table { served, declared: Some(Arc::clone(declared)) }));
         if changed {
             self.generation.send_modify(|generation| *generation += 1);
         }
     }
 
-    fn upstream(&self, name: &str) -> Result<(Arc<Broker>, ObjectSpec, Arc<IdentityKey>)> {
+    /// Whether to ask nobody upstream, because the right to read is in doubt.
+    pub(crate) fn set_unproved(&self, unproved: bool) {
+        self.unproved.store(unproved, Ordering::Relaxed);
+    }
+
+    /// The entry `name`, and the broker to ask about it.
+    fn upstream(&self, name: &str) -> Result<(Arc<Broker>, ObjectSpec, ObjectKey)> {
         let table = self.table.load();
-        let spec = table
-            .specs
-            .get(name)
-            .ok_or_else(|| Error::new(Code::UnknownName, format!("{name} is not declared for this pod")))?;
+        let unknown = || Error::new(Code::UnknownName, format!("{name} is not declared for this pod"));
+        let declared = table.declared.as_deref().ok_or_else(unknown)?;
+        let spec = declared.specs.iter().find(|spec| spec.name == name).ok_or_else(unknown)?;
+        let Source::Object(source) = &spec.source else { return Err(no_upstream(name)) };
+        if self.unproved.load(Ordering::Relaxed) {
+            return Err(Error::new(
+                Code::IdentityUnproved,
+                "the pod's identity could not be proved again; nothing new is read in its name until it is",
+            )
+            .object(&source.object));
+        }
         let stopping = || Error::new(Code::ShuttingDown, "Keyward is shutting down");
-        let identity = table.identity.clone().ok_or_else(stopping)?;
-        Ok((self.broker.upgrade().ok_or_else(stopping)?, spec.clone(), identity))
+        let broker = self.broker.upgrade().ok_or_else(stopping)?;
+        let key = ObjectKey { identity: Arc::clone(&declared.identity), request: request(source) };
+        Ok((broker, spec.clone(), key))
     }
 
     /// What a template or a key store needs besides the object itself comes from the table.
@@ -122,18 +137,15 @@ impl SecretView for View {
         {
             return Ok(current);
         }
-        let (broker, spec, identity) = self.upstream(name)?;
-        let Source::Object(source) = &spec.source else { return Err(no_upstream(name)) };
-        let request = FetchRequest { object: source.object.at(version), parts: source.parts() };
-        let snapshot = broker.get(&ObjectKey { identity, request }).await?;
+        let (broker, spec, key) = self.upstream(name)?;
+        let request = FetchRequest { object: key.request.object.at(version), parts: key.request.parts };
+        let snapshot = broker.get(&ObjectKey { request, ..key }).await?;
         self.convert(&spec, &snapshot)
     }
 
     async fn refresh(&self, name: &str) -> Result<Arc<Served>> {
-        let (broker, spec, identity) = self.upstream(name)?;
-        let Source::Object(source) = &spec.source else { return Err(no_upstream(name)) };
-        let request = FetchRequest { object: source.object.clone(), parts: source.parts() };
-        let snapshot = broker.refresh(&ObjectKey { identity, request }).await?;
+        let (broker, spec, key) = self.upstream(name)?;
+        let snapshot = broker.refresh(&key).await?;
         self.convert(&spec, &snapshot)
     }
 

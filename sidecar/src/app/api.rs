@@ -3,11 +3,10 @@ use std::sync::Arc;
 use keyward_core::config::Grpc;
 use keyward_core::{Result, SecretView};
 use keyward_local_api::{ApiSettings, Server};
+use keyward_volume::Engine;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-
-use crate::engine::Engine;
 
 /// Binds the socket and answers on it until `stop`.
 ///
@@ -29,10 +28,10 @@ pub(crate) fn start(
     let server = Server::bind(
         settings,
         keyward_local_api::Parts {
-            view: Arc::clone(&engine.parts.view) as Arc<dyn SecretView>,
-            audit: Arc::clone(&engine.parts.audit),
-            observer: Arc::clone(&engine.parts.observer),
-            clock: Arc::clone(&engine.parts.clock),
+            view: Arc::clone(engine.view()) as Arc<dyn SecretView>,
+            audit: Arc::clone(&engine.parts().audit),
+            observer: Arc::clone(&engine.parts().observer),
+            clock: Arc::clone(&engine.parts().clock),
             ready,
         },
     )?;

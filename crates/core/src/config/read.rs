@@ -1,6 +1,6 @@
-mod local;
-mod path;
-mod upstream;
+pub(super) mod local;
+pub(super) mod path;
+pub(super) mod upstream;
 
 use std::net::SocketAddr;
 
@@ -28,38 +28,46 @@ pub fn parse(bytes: &[u8]) -> Result<Config> {
 /// # Errors
 /// As [`parse`].
 pub fn parse_with(bytes: &[u8], overrides: &[(&str, &str)]) -> Result<Config> {
+    let tree = document_with(bytes, overrides, NUMBERS)?;
+    let mistakes = Mistakes::default();
+    let config = Fields::new(&tree, "", &mistakes).map(|fields| read(fields, &mistakes));
+    finish(config.flatten(), mistakes)
+}
+
+/// Settings whose value is a number or a flag, whatever a flag's text looks like.
+const NUMBERS: &[&str] = &[
+    "files.size",
+    "files.uid",
+    "files.gid",
+    "grpc.gid",
+    "grpc.ratePerCaller",
+    "rotation.jitter",
+    "traces.sample",
+    "audit.fsync",
+];
+
+/// The document's tree with the overrides put in; `numbers` are settings that are no texts.
+pub(super) fn document_with(bytes: &[u8], overrides: &[(&str, &str)], numbers: &[&str]) -> Result<Value> {
     let mut tree = match document::parse(bytes)? {
         Value::Null => Value::Object(Map::new()),
         tree => tree,
     };
     for (path, text) in overrides {
         let value = document::parse(text.as_bytes()).unwrap_or_else(|_| Value::String((*text).to_owned()));
-        set(&mut tree, path, scalar(path, text, value))?;
+        // A flag's text stays a text where the setting is one, whatever YAML would make of `1.3` or `0440`.
+        let is_text = value.is_number() && !numbers.contains(path);
+        set(&mut tree, path, if is_text { Value::String((*text).to_owned()) } else { value })?;
     }
-    let mistakes = Mistakes::default();
-    let config = Fields::new(&tree, "", &mistakes).map(|fields| read(fields, &mistakes));
+    Ok(tree)
+}
+
+/// What was read, unless there were mistakes.
+pub(super) fn finish<T>(read: Option<T>, mistakes: Mistakes) -> Result<T> {
     mistakes.into_result(Code::ConfigInvalid)?;
-    config
-        .flatten()
-        .ok_or_else(|| Error::new(Code::Internal, "a configuration was refused without a mistake"))
+    read.ok_or_else(|| Error::new(Code::Internal, "a configuration was refused without a mistake"))
 }
 
-/// A flag's text stays a text where the setting is one, whatever YAML would make of `1.3` or `0440`.
-fn scalar(path: &str, text: &str, value: Value) -> Value {
-    const NUMBERS: [&str; 8] = [
-        "files.size",
-        "files.uid",
-        "files.gid",
-        "grpc.gid",
-        "grpc.ratePerCaller",
-        "rotation.jitter",
-        "traces.sample",
-        "audit.fsync",
-    ];
-    if value.is_number() && !NUMBERS.contains(&path) { Value::String(text.to_owned()) } else { value }
-}
-
-fn set(tree: &mut Value, path: &str, value: Value) -> Result<()> {
+pub(super) fn set(tree: &mut Value, path: &str, value: Value) -> Result<()> {
     let mut place = tree;
     for key in path.split('.') {
         let Value::Object(map) = place else {

@@ -35,9 +35,11 @@ impl Setting {
 macro_rules! settings {
     ($($path:literal, $default:literal, $example:literal, $help:literal;)+) => {
         /// Every setting, in the order of the reference page.
-        pub const SETTINGS: &[Setting] = &[$(Setting { path: $path, default: $default, example: $example, help: $help },)+];
+        pub const SETTINGS: &[$crate::config::Setting] = &[$($crate::config::Setting { path: $path, default: $default, example: $example, help: $help },)+];
     };
 }
+
+pub(super) use settings;
 
 settings! {
     "cloud", "AzurePublicCloud", "AzureUSGovernmentCloud",
@@ -91,8 +93,13 @@ settings! {
 /// The reference page, Markdown.
 #[must_use]
 pub fn reference() -> String {
+    table(SETTINGS)
+}
+
+/// Settings as a Markdown table.
+pub(super) fn table(settings: &[Setting]) -> String {
     let mut page = String::from("| Setting | Flag | Default | What it does |\n| --- | --- | --- | --- |\n");
-    for setting in SETTINGS {
+    for setting in settings {
         let _ = writeln!(
             page,
             "| `{}` | `--{}` | {} | {} |",

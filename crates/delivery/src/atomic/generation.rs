@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 
 use keyward_core::{Code, Error, Result};
-use rustix::fs::{FileType, Gid, Mode, Uid, fchmod, fchown, fstat};
+use rustix::fs::{FileType, Mode, fchmod, fstat};
 use rustix::io::{Errno, retry_on_intr};
 
+use super::Owner;
 use crate::beneath;
 use crate::tree::{File, Tree};
 
@@ -32,7 +33,13 @@ pub(super) fn names(directory: &OwnedFd, sequence: u64) -> rustix::io::Result<BT
 }
 
 /// Writes a generation. Nobody but the owner may enter it until all of it is there.
-pub(super) fn write(directory: &OwnedFd, sequence: u64, tree: &Tree, setgid: u32) -> Result<()> {
+pub(super) fn write(
+    directory: &OwnedFd,
+    sequence: u64,
+    tree: &Tree,
+    setgid: u32,
+    owner: &dyn Owner,
+) -> Result<()> {
     let root_name = name(sequence);
     let failed_on = |errno| beneath::failure(&format!("make {root_name}"), errno);
     let root = match beneath::create_directory(directory, &root_name) {
@@ -64,7 +71,7 @@ pub(super) fn write(directory: &OwnedFd, sequence: u64, tree: &Tree, setgid: u32
         // Mode and owner first, so that no byte is ever in a file that the wrong one may read. The mode before the
         // owner, because it takes a capability to change the mode of another's file.
         set_mode(&made, file.mode).map_err(failed)?;
-        set_owner(&made, file).map_err(|errno| owner_refused(path.as_str(), file, errno))?;
+        set_owner(&made, file, owner).map_err(|errno| owner_refused(path.as_str(), file, errno))?;
         beneath::write_all(&made, file.content.expose()).map_err(failed)?;
     }
     set_mode(&root, 0o755 | setgid).map_err(failed_on)
@@ -116,13 +123,18 @@ fn set_mode(file: &OwnedFd, mode: u32) -> rustix::io::Result<()> {
     retry_on_intr(|| fchmod(file, Mode::from_raw_mode(mode & 0o2777)))
 }
 
-fn set_owner(file: &OwnedFd, want: &File) -> rustix::io::Result<()> {
+/// Nobody is asked for an owner that the file has already: by the process, or by the directory's setgid bit.
+fn set_owner(made: &OwnedFd, want: &File, owner: &dyn Owner) -> rustix::io::Result<()> {
     if want.uid.is_none() && want.gid.is_none() {
         return Ok(());
     }
-    let uid = want.uid.map(Uid::from_raw);
-    let gid = want.gid.map(Gid::from_raw);
-    retry_on_intr(|| fchown(file, uid, gid))
+    let stat = retry_on_intr(|| fstat(made))?;
+    let uid = want.uid.filter(|uid| *uid != stat.st_uid);
+    let gid = want.gid.filter(|gid| *gid != stat.st_gid);
+    if uid.is_none() && gid.is_none() {
+        return Ok(());
+    }
+    owner.own(made.as_fd(), uid, gid).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
 }
 
 fn owner_refused(path: &str, want: &File, errno: Errno) -> Error {

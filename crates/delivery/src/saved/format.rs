@@ -24,6 +24,29 @@ const LONGEST_TEXT: usize = 4096;
 /// # Errors
 /// `KW_FILE_SYSTEM` saying what is wrong, never quoting content.
 pub fn parse(bytes: &[u8], identities: &[Arc<IdentityKey>]) -> Result<Vec<SavedObject>> {
+    parse_records(checked(bytes)?, identities)
+}
+
+/// Reads a whole snapshot file, the objects of every identity. One that was read by a method unknown here is skipped.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_all(bytes: &[u8]) -> Result<Vec<SavedObject>> {
+    let mut met: Vec<Arc<IdentityKey>> = Vec::new();
+    read_records(checked(bytes)?, &mut |owner| {
+        if let Some(known) = met.iter().find(|identity| is_of(identity, owner)) {
+            return Some(Arc::clone(known));
+        }
+        let [method, authority, tenant, client] = owner.map(str::to_owned);
+        let method = IdentityKey::METHODS.into_iter().find(|known| *known == method)?;
+        let identity = Arc::new(IdentityKey { method, authority, tenant, client });
+        met.push(Arc::clone(&identity));
+        Some(identity)
+    })
+}
+
+/// What is between magic and checksum, after both were compared.
+fn checked(bytes: &[u8]) -> Result<&[u8]> {
     let (magic, rest) = bytes.split_at_checked(MAGIC.len()).ok_or_else(|| bad("it is too short"))?;
     if magic[..7] != MAGIC[..7] {
         return Err(bad("it is no snapshot"));
@@ -36,7 +59,7 @@ pub fn parse(bytes: &[u8], identities: &[Arc<IdentityKey>]) -> Result<Vec<SavedO
     if digest(&SHA256, &bytes[..MAGIC.len() + body]).as_ref() != sum {
         return Err(bad("its checksum does not match"));
     }
-    parse_records(records, identities)
+    Ok(records)
 }
 
 /// Reads what is between magic and checksum: for fuzzing, which would not get past the checksum.
@@ -44,13 +67,24 @@ pub fn parse(bytes: &[u8], identities: &[Arc<IdentityKey>]) -> Result<Vec<SavedO
 /// # Errors
 /// As [`parse`].
 pub fn parse_records(bytes: &[u8], identities: &[Arc<IdentityKey>]) -> Result<Vec<SavedObject>> {
+    read_records(bytes, &mut |owner| identities.iter().find(|identity| is_of(identity, owner)).cloned())
+}
+
+fn read_records(bytes: &[u8], identity_of: &mut IdentityOf<'_>) -> Result<Vec<SavedObject>> {
     let mut reader = Reader(bytes);
     let count = reader.u32()?;
     let mut objects = Vec::new();
     for _ in 0..count {
-        objects.extend(reader.object(identities)?);
+        objects.extend(reader.object(identity_of)?);
     }
     if reader.0.is_empty() { Ok(objects) } else { Err(bad("something follows the last record")) }
+}
+
+/// Whose an object is, by method, authority, tenant and client; `None` skips it.
+type IdentityOf<'a> = dyn FnMut([&str; 4]) -> Option<Arc<IdentityKey>> + 'a;
+
+fn is_of(identity: &IdentityKey, owner: [&str; 4]) -> bool {
+    [identity.method, &identity.authority, &identity.tenant, &identity.client] == owner
 }
 
 /// The whole file. Its size is counted first, so that the buffer never grows and leaves copies behind.
@@ -161,7 +195,7 @@ struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
     /// One record, or `None` when it belongs to nobody who asked.
-    fn object(&mut self, identities: &[Arc<IdentityKey>]) -> Result<Option<SavedObject>> {
+    fn object(&mut self, identity_of: &mut IdentityOf<'_>) -> Result<Option<SavedObject>> {
         let owner = [self.text()?, self.text()?, self.text()?, self.text()?];
         let object = self.reference()?;
         let parts = match self.u8()? {
@@ -181,11 +215,8 @@ impl<'a> Reader<'a> {
             request_id: self.option(Self::owned)?,
         };
         let confirmed = self.time()?;
-        let identity = identities.iter().find(|identity| {
-            [identity.method, &identity.authority, &identity.tenant, &identity.client] == owner
-        });
-        Ok(identity.map(|identity| SavedObject {
-            key: ObjectKey { identity: Arc::clone(identity), request: FetchRequest { object, parts } },
+        Ok(identity_of(owner).map(|identity| SavedObject {
+            key: ObjectKey { identity, request: FetchRequest { object, parts } },
             fetched: Arc::new(fetched),
             confirmed,
         }))

@@ -1,65 +1,189 @@
-use bytes::Bytes;
+use std::path::Path;
+use std::time::Duration;
+
 use keyward_broker::BrokerSettings;
-use keyward_core::config;
-use keyward_core::{Code, HttpPost, Provider, SecretView};
+use keyward_core::audit::{Action, AuditEvent};
+use keyward_core::cloud::Cloud;
+use keyward_core::spec::{Context, parse_objects_text};
+use keyward_core::{Code, Provider, SecretView};
+use keyward_delivery::atomic::AtomicDirectory;
 use keyward_test_support::{Kept as Recorder, ModelVault, TokioClock};
 
 use super::*;
+use crate::OnTmpfs;
 
-struct Nowhere;
+/// A vault, a broker that rotates, and what it takes to make engines for one identity.
+struct World {
+    vault: Arc<ModelVault>,
+    recorder: Arc<Recorder>,
+    parts: Parts,
+    identity: Arc<IdentityKey>,
+    rotation: tokio::task::JoinHandle<()>,
+}
 
-#[async_trait::async_trait]
-impl HttpPost for Nowhere {
-    async fn post(&self, _: &str, _: &str, _: Bytes, _: Duration) -> Result<u16> {
-        Err(Error::new(Code::Connect, "nobody listens in this test"))
+impl World {
+    fn new() -> Self {
+        let clock: Arc<dyn Clock> = Arc::new(TokioClock::new());
+        let vault = ModelVault::new("shop", Arc::clone(&clock), 1);
+        let recorder = Arc::new(Recorder::default());
+        let (audit, observer): (Arc<dyn AuditSink>, Arc<dyn Observer>) = (recorder.clone(), recorder.clone());
+        let broker = Broker::new(BrokerSettings::default(), Arc::clone(&clock), Arc::clone(&observer), 1);
+        let identity = ModelVault::identity("c1");
+        broker.attach(Arc::clone(&identity), Arc::clone(&vault) as Arc<dyn Provider>);
+        let rotation = tokio::spawn(Arc::clone(&broker).run());
+        let actor = Actor::Pod { namespace: "shop".into(), name: "web-0".into(), uid: "u-1".into() };
+        Self { vault, recorder, parts: Parts { broker, audit, observer, clock, actor }, identity, rotation }
     }
+
+    /// `names` in the vault, as the object grammar has them; each may be followed by further settings.
+    fn declared(&self, names: &[&str]) -> Declared {
+        let host = self.vault.host();
+        let items: Vec<_> = names
+            .iter()
+            .map(|name| match name.split_once(',') {
+                Some((name, more)) => format!("{{from: 'https://{host}/secrets/{name}',{more}}}"),
+                None => format!("{{from: 'https://{host}/secrets/{name}'}}"),
+            })
+            .collect();
+        let context = Context { cloud: &Cloud::public(), listed_hosts: &[host.clone()], notify: true };
+        let specs = parse_objects_text(format!("[{}]", items.join(", ")).as_bytes(), context).unwrap();
+        let defaults = Defaults { mode: 0o444, uid: None, gid: None };
+        Declared { specs, defaults, identity: Arc::clone(&self.identity) }
+    }
+
+    fn engine(&self, names: &[&str]) -> Engine {
+        Engine::new(self.parts.clone(), self.declared(names), None)
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.rotation.abort();
+    }
+}
+
+fn directory() -> tempfile::TempDir {
+    tempfile::Builder::new().tempdir_in("/dev/shm").unwrap()
+}
+
+fn outputs(path: &Path) -> Outputs {
+    let directory = AtomicDirectory::open(std::fs::File::open(path).unwrap().into()).unwrap();
+    Outputs::new(directory, Arc::new(OnTmpfs))
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_file_whose_owner_wants_it_gone_is_removed_and_recorded_once_the_refusal_is_believed() {
-    let place = tempfile::Builder::new().tempdir_in("/dev/shm").unwrap();
-    let clock: Arc<dyn Clock> = Arc::new(TokioClock::new());
-    let vault = ModelVault::new("shop", Arc::clone(&clock), 1);
-    vault.set("db", "value");
-    vault.set("other", "stays");
-    let (host, path) = (vault.host(), place.path().display());
-    let document = format!(
-        "vaults: [{{host: '{host}'}}]\n\
-         objects: [{{from: 'https://{host}/secrets/db', onRevoke: remove}}, 'https://{host}/secrets/other']\n\
-         files: {{path: {path}, tmpfs: require, allowSwap: true}}\n"
-    );
-    let config = config::parse(document.as_bytes()).unwrap();
-    let recorder = Arc::new(Recorder::default());
-    let (audit, observer): (Arc<dyn AuditSink>, Arc<dyn Observer>) = (recorder.clone(), recorder.clone());
-    let broker = Broker::new(BrokerSettings::default(), Arc::clone(&clock), Arc::clone(&observer), 1);
-    let identity = ModelVault::identity("c1");
-    broker.attach(Arc::clone(&identity), Arc::clone(&vault) as Arc<dyn Provider>);
-    let rotation = tokio::spawn(Arc::clone(&broker).run());
-    let notifier =
-        Notifier::new(Arc::new(Nowhere), Arc::clone(&audit), Arc::clone(&observer), Arc::clone(&clock));
-    let outputs = Some(Outputs::prepare(config.files.as_ref().unwrap()).unwrap());
-    let view = View::new(&broker);
-    let parts = Parts { broker, view, outputs, kept: None, notifier, audit, observer, clock };
-    let mut engine = Engine::new(parts, &config, identity);
+    let (place, world) = (directory(), World::new());
+    world.vault.set("db", "value");
+    world.vault.set("other", "stays");
+    let mut engine = world.engine(&["db, onRevoke: remove", "other"]);
+    engine.set_outputs(outputs(place.path()));
 
-    engine.watch.ready().await;
+    engine.ready().await;
     assert!(engine.pass().await.missing.is_empty());
     let file = |name: &str| place.path().join(name);
     assert_eq!(std::fs::read(file("db")).unwrap(), b"value");
 
-    vault.present("db", false);
+    world.vault.present("db", false);
     let deleted = Instant::now();
     while file("db").exists() {
-        engine.watch.changed().await;
+        engine.changed().await;
         engine.pass().await;
         assert!(deleted.elapsed() < Duration::from_secs(3600), "the refusal was never believed");
     }
     assert!(deleted.elapsed() >= Duration::from_secs(15 * 60), "believed after {:?}", deleted.elapsed());
     assert_eq!(std::fs::read(file("other")).unwrap(), b"stays");
-    let served = engine.parts.view.get("db").unwrap();
+    let served = engine.view().get("db").unwrap();
     assert_eq!(served.value.as_ref().err().map(Error::code), Some(Code::ObjectNotFound));
     let removed =
         |event: &&AuditEvent| event.action == Action::Remove && event.object.ends_with("/secrets/db");
-    assert_eq!(recorder.audit.lock().iter().filter(removed).count(), 1);
-    rotation.abort();
+    assert_eq!(world.recorder.audit.lock().iter().filter(removed).count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_delivery_is_sized_before_there_is_a_directory_and_recorded_for_the_pod_once() {
+    let (place, world) = (directory(), World::new());
+    world.vault.set("db", "value");
+    let mut engine = world.engine(&["db"]);
+    engine.ready().await;
+    let (pass, tree) = engine.snapshot_tree().await;
+    assert!(pass.missing.is_empty() && pass.wrote.is_none() && !engine.is_complete());
+    assert_eq!((tree.files.len(), tree.payload()), (1, 5));
+    assert_eq!(engine.view().get("db").unwrap().value.as_ref().unwrap().expose(), b"value");
+
+    engine.set_outputs(outputs(place.path()));
+    let pass = engine.pass().await;
+    assert!(matches!(pass.wrote, Some(Committed::Swapped { files: 1, .. })));
+    assert_eq!(pass.changed.iter().map(|change| change.name.as_str()).collect::<Vec<_>>(), ["db"]);
+    assert_eq!(std::fs::read(place.path().join("db")).unwrap(), b"value");
+    assert!(engine.outputs().unwrap().marker_is_intact());
+    let pass = engine.pass().await;
+    assert_eq!((pass.wrote, pass.changed), (Some(Committed::Unchanged), Vec::new()));
+    let records = world.recorder.audit.lock();
+    let delivered: Vec<_> = records.iter().filter(|event| event.action == Action::Deliver).collect();
+    assert_eq!(delivered.len(), 1);
+    assert_eq!(delivered[0].actor, world.parts.actor);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_written_until_everything_required_is_there_once() {
+    let (place, world) = (directory(), World::new());
+    world.vault.set("db", "value");
+    let mut engine = world.engine(&["db", "missing"]);
+    engine.set_outputs(outputs(place.path()));
+    engine.ready().await;
+    let pass = engine.pass().await;
+    assert_eq!(pass.missing.len(), 1);
+    assert_eq!(pass.missing[0].1.code(), Code::ObjectNotFound);
+    assert!(pass.wrote.is_none() && engine.versions().is_empty());
+    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_identity_is_unproved_values_are_stale_and_nothing_new_reaches_the_pod() {
+    let (place, world) = (directory(), World::new());
+    world.vault.set("db", "one");
+    let mut engine = world.engine(&["db"]);
+    engine.set_outputs(outputs(place.path()));
+    engine.ready().await;
+    engine.pass().await;
+    let state = |engine: &Engine| engine.view().get("db").unwrap().state;
+    assert_eq!(state(&engine), State::Fresh);
+
+    engine.set_unproved(true);
+    assert_eq!(state(&engine), State::Stale);
+    let calls = world.vault.counts().requests();
+    let refused = engine.view().refresh("db").await.err().unwrap();
+    assert_eq!(refused.code(), Code::IdentityUnproved);
+    assert_eq!(world.vault.counts().requests(), calls);
+    world.vault.set("db", "two");
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    let pass = engine.pass().await;
+    assert!(pass.wrote.is_none() && pass.changed.is_empty());
+    assert_eq!(std::fs::read(place.path().join("db")).unwrap(), b"one");
+    assert_eq!(engine.view().get("db").unwrap().value.as_ref().unwrap().expose(), b"one");
+
+    engine.set_unproved(false);
+    engine.pass().await;
+    assert_eq!(std::fs::read(place.path().join("db")).unwrap(), b"two");
+    assert_eq!(state(&engine), State::Fresh);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_declaration_replaces_files_in_one_swap_and_reads_nothing_that_both_declare_again() {
+    let (place, world) = (directory(), World::new());
+    for name in ["a", "b", "c"] {
+        world.vault.set(name, name);
+    }
+    let mut engine = world.engine(&["a", "b"]);
+    engine.set_outputs(outputs(place.path()));
+    engine.ready().await;
+    engine.pass().await;
+    engine.redeclare(world.declared(&["b", "c"]));
+    engine.ready().await;
+    let pass = engine.pass().await;
+    assert!(matches!(pass.wrote, Some(Committed::Swapped { files: 2, .. })));
+    let names: Vec<_> = engine.versions().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["b", "c"]);
+    assert!(!place.path().join("a").exists() && place.path().join("c").exists());
 }

@@ -7,7 +7,7 @@ use crate::config::{Audit, Files, Grpc, Log, Rotation, Tmpfs, Traces};
 use crate::document::{Fields, Mistakes};
 use crate::spec::parse_mode;
 
-pub(super) fn files(mut fields: Fields<'_>) -> Option<Files> {
+pub(in crate::config) fn files(mut fields: Fields<'_>) -> Option<Files> {
     let path = absolute(&mut fields, "path");
     if fields.value("path").is_none() {
         fields.mistake("path", "is missing");
@@ -25,18 +25,12 @@ pub(super) fn files(mut fields: Fields<'_>) -> Option<Files> {
     Some(Files { path: path?, tmpfs, size, mode, uid, gid, allow_swap })
 }
 
-pub(super) fn grpc(mut fields: Fields<'_>, mistakes: &Mistakes) -> Option<Grpc> {
+pub(in crate::config) fn grpc(mut fields: Fields<'_>, mistakes: &Mistakes) -> Option<Grpc> {
     let socket = absolute(&mut fields, "socket");
     if fields.value("socket").is_none() {
         fields.mistake("socket", "is missing");
     }
-    let mut allow_uids = Vec::new();
-    for (index, item) in fields.list("allowUids").iter().enumerate() {
-        match item.as_u64().and_then(|uid| u32::try_from(uid).ok()) {
-            Some(uid) => allow_uids.push(uid),
-            None => mistakes.note(format!("grpc.allowUids[{index}]"), "must be a user id, a whole number"),
-        }
-    }
+    let allow_uids = uids(&mut fields, mistakes);
     let mode = fields.parsed("mode", parse_mode);
     let gid = fields.number("gid", 0..=u64::from(u32::MAX - 1)).map(|id| id as u32);
     let rate_per_caller = fields.number("ratePerCaller", 1..=10_000_000).unwrap_or(200_000) as u32;
@@ -45,7 +39,23 @@ pub(super) fn grpc(mut fields: Fields<'_>, mistakes: &Mistakes) -> Option<Grpc> 
     Some(Grpc { socket: socket?, allow_uids, mode, gid, rate_per_caller })
 }
 
-pub(super) fn rotation(fields: Option<Fields<'_>>) -> Rotation {
+pub(in crate::config) fn uids(fields: &mut Fields<'_>, mistakes: &Mistakes) -> Vec<u32> {
+    let mut allow_uids = Vec::new();
+    for (index, item) in fields.list("allowUids").iter().enumerate() {
+        match item.as_u64().and_then(|uid| u32::try_from(uid).ok()) {
+            Some(uid) => allow_uids.push(uid),
+            None => {
+                mistakes.note(
+                    fields.path(&format!("allowUids[{index}]")),
+                    "must be a user id, a whole number",
+                );
+            }
+        }
+    }
+    allow_uids
+}
+
+pub(in crate::config) fn rotation(fields: Option<Fields<'_>>) -> Rotation {
     let mut rotation = Rotation {
         interval: Duration::from_secs(60),
         jitter: 0.1,
@@ -65,7 +75,7 @@ pub(super) fn rotation(fields: Option<Fields<'_>>) -> Rotation {
     rotation
 }
 
-pub(super) fn audit(fields: Option<Fields<'_>>) -> Audit {
+pub(in crate::config) fn audit(fields: Option<Fields<'_>>) -> Audit {
     let mut audit = Audit { file: None, fsync: false, deny_on_failure: false, key_file: None };
     let Some(mut fields) = fields else { return audit };
     audit.file = fields
@@ -82,7 +92,7 @@ pub(super) fn audit(fields: Option<Fields<'_>>) -> Audit {
     audit
 }
 
-pub(super) fn log(fields: Option<Fields<'_>>) -> Log {
+pub(in crate::config) fn log(fields: Option<Fields<'_>>) -> Log {
     let mut log = Log { json: true, level: "info" };
     let Some(mut fields) = fields else { return log };
     log.json = fields.choice("format", &[("json", true), ("text", false)]).unwrap_or(log.json);
@@ -92,7 +102,7 @@ pub(super) fn log(fields: Option<Fields<'_>>) -> Log {
     log
 }
 
-pub(super) fn traces(mut fields: Fields<'_>) -> Option<Traces> {
+pub(in crate::config) fn traces(mut fields: Fields<'_>) -> Option<Traces> {
     if fields.value("endpoint").is_none() {
         fields.mistake("endpoint", "is missing");
     }

@@ -2,19 +2,19 @@ use std::path::PathBuf;
 
 use crate::document::Fields;
 
-pub(super) fn absolute(fields: &mut Fields<'_>, key: &'static str) -> Option<PathBuf> {
+pub(in crate::config) fn absolute(fields: &mut Fields<'_>, key: &'static str) -> Option<PathBuf> {
     fields.parsed(key, check_absolute)
 }
 
 /// A file that is only read may be named relative to the working directory.
-pub(super) fn check_path(text: &str) -> std::result::Result<PathBuf, String> {
+pub(in crate::config) fn check_path(text: &str) -> std::result::Result<PathBuf, String> {
     if text.is_empty() || text.len() > 4096 || text.contains('\0') {
         return Err("must be a file's path".to_owned());
     }
     Ok(PathBuf::from(text))
 }
 
-pub(super) fn check_absolute(text: &str) -> std::result::Result<PathBuf, String> {
+pub(in crate::config) fn check_absolute(text: &str) -> std::result::Result<PathBuf, String> {
     if text.starts_with('/') && text.len() <= 4096 && !text.contains('\0') {
         Ok(PathBuf::from(text))
     } else {

@@ -8,44 +8,10 @@ use crate::cloud::Cloud;
 use crate::config::{Identity, Method, Tls, TlsVersion, Vault};
 use crate::document::{Fields, Mistakes};
 
-pub(super) fn cloud(fields: &mut Fields<'_>) -> Option<Cloud> {
+pub(in crate::config) fn cloud(fields: &mut Fields<'_>) -> Option<Cloud> {
     match fields.value("cloud") {
         None => Some(Cloud::public()),
-        Some(Value::Object(_)) => {
-            let mut section = fields.section("cloud")?;
-            let name = section.text("name").unwrap_or("custom").to_owned();
-            let authority_host = section.required_text("authorityHost").map(str::to_owned);
-            let suffix = section.required_text("vaultDnsSuffix").map(str::to_owned);
-            let audience = section.text("audience").map(str::to_owned);
-            if let Some(host) = &authority_host
-                && let Err(message) = check_origin(host)
-            {
-                section.mistake("authorityHost", message);
-            }
-            if let Some(suffix) = &suffix
-                && VaultHost::parse(suffix).is_err()
-            {
-                section.mistake("vaultDnsSuffix", "must be a DNS suffix such as vault.azure.net");
-            }
-            if let Some(audience) = &audience
-                && check_origin(audience).is_err()
-            {
-                section.mistake(
-                    "audience",
-                    "must be an https URL without a path, such as https://vault.azure.net",
-                );
-            }
-            section.finish();
-            let vault_dns_suffix = suffix?.to_ascii_lowercase();
-            let audience = audience.unwrap_or_else(|| format!("https://{vault_dns_suffix}"));
-            let trim = |text: String| text.trim_end_matches('/').to_owned();
-            Some(Cloud {
-                name,
-                authority_host: trim(authority_host?),
-                vault_dns_suffix,
-                audience: trim(audience),
-            })
-        }
+        Some(Value::Object(_)) => custom_cloud(fields.section("cloud")?),
         Some(_) => fields.parsed("cloud", |name| {
             Cloud::built_in(name).ok_or_else(|| {
                 format!("must be one of {}, or a mapping for another cloud", Cloud::BUILT_IN.join(", "))
@@ -54,7 +20,43 @@ pub(super) fn cloud(fields: &mut Fields<'_>) -> Option<Cloud> {
     }
 }
 
-pub(super) fn identity(mut fields: Fields<'_>) -> Identity {
+/// A cloud that an administrator defines.
+pub(in crate::config) fn custom_cloud(mut section: Fields<'_>) -> Option<Cloud> {
+    let name = section.text("name").unwrap_or("custom").to_owned();
+    let authority_host = section.required_text("authorityHost").map(str::to_owned);
+    let suffix = section.required_text("vaultDnsSuffix").map(str::to_owned);
+    let audience = section.text("audience").map(str::to_owned);
+    if let Some(host) = &authority_host
+        && let Err(message) = check_origin(host)
+    {
+        section.mistake("authorityHost", message);
+    }
+    if let Some(suffix) = &suffix
+        && VaultHost::parse(suffix).is_err()
+    {
+        section.mistake("vaultDnsSuffix", "must be a DNS suffix such as vault.azure.net");
+    }
+    if let Some(audience) = &audience
+        && check_origin(audience).is_err()
+    {
+        section.mistake(
+            "audience",
+            "must be an https URL without a path, such as https://vault.azure.net",
+        );
+    }
+    section.finish();
+    let vault_dns_suffix = suffix?.to_ascii_lowercase();
+    let audience = audience.unwrap_or_else(|| format!("https://{vault_dns_suffix}"));
+    let trim = |text: String| text.trim_end_matches('/').to_owned();
+    Some(Cloud {
+        name,
+        authority_host: trim(authority_host?),
+        vault_dns_suffix,
+        audience: trim(audience),
+    })
+}
+
+pub(in crate::config) fn identity(mut fields: Fields<'_>) -> Identity {
     let methods = [
         ("workload-identity", Some(Method::WorkloadIdentity)),
         ("managed-identity", Some(Method::ManagedIdentity)),
@@ -69,16 +71,7 @@ pub(super) fn identity(mut fields: Fields<'_>) -> Identity {
         method: method.flatten(),
         client_id: fields.parsed("clientId", id),
         object_id: fields.parsed("objectId", id),
-        resource_id: fields.parsed("resourceId", |text| {
-            if text.starts_with("/subscriptions/")
-                && text.len() <= 1024
-                && !text.chars().any(char::is_control)
-            {
-                Ok(text.to_owned())
-            } else {
-                Err("must be an Azure resource id that begins with /subscriptions/".to_owned())
-            }
-        }),
+        resource_id: fields.parsed("resourceId", azure_resource_id),
         tenant_id: fields.parsed("tenantId", id),
         token_file: fields.parsed("tokenFile", check_path),
         authority_host: fields.parsed("authorityHost", |text| {
@@ -88,15 +81,7 @@ pub(super) fn identity(mut fields: Fields<'_>) -> Identity {
         certificate_file: fields.parsed("certificateFile", check_path),
         certificate_password_file: fields.parsed("certificatePasswordFile", check_path),
         send_chain: fields.flag("sendChain").unwrap_or_default(),
-        metadata_endpoint: fields.parsed("metadataEndpoint", |text| {
-            let plain =
-                text.strip_prefix("http://").is_some_and(|rest| !rest.is_empty() && !rest.contains('@'));
-            if plain {
-                Ok(text.trim_end_matches('/').to_owned())
-            } else {
-                Err("must be an http URL".to_owned())
-            }
-        }),
+        metadata_endpoint: fields.parsed("metadataEndpoint", metadata_endpoint),
     };
     let selectors = [&identity.client_id, &identity.object_id, &identity.resource_id];
     if identity.method == Some(Method::ManagedIdentity)
@@ -118,7 +103,7 @@ pub(super) fn identity(mut fields: Fields<'_>) -> Identity {
     identity
 }
 
-pub(super) fn vaults(fields: &mut Fields<'_>, mistakes: &Mistakes) -> Vec<Vault> {
+pub(in crate::config) fn vaults(fields: &mut Fields<'_>, mistakes: &Mistakes) -> Vec<Vault> {
     let mut vaults: Vec<Vault> = Vec::new();
     for (index, item) in fields.list("vaults").iter().enumerate() {
         let Some(mut section) = Fields::new(item, format!("vaults[{index}]"), mistakes) else { continue };
@@ -144,7 +129,7 @@ pub(super) fn vaults(fields: &mut Fields<'_>, mistakes: &Mistakes) -> Vec<Vault>
 
 const VERSIONS: &[(&str, TlsVersion)] = &[("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)];
 
-pub(super) fn tls(mut fields: Fields<'_>, mistakes: &Mistakes) -> Tls {
+pub(in crate::config) fn tls(mut fields: Fields<'_>, mistakes: &Mistakes) -> Tls {
     let extra_roots_file = fields.parsed("extraRootsFile", check_path);
     let minimum_version = fields.choice("minimumVersion", VERSIONS).unwrap_or_default();
     let mut hosts = Vec::new();
@@ -162,8 +147,24 @@ pub(super) fn tls(mut fields: Fields<'_>, mistakes: &Mistakes) -> Tls {
     Tls { extra_roots_file, minimum_version, hosts }
 }
 
+pub(in crate::config) fn azure_resource_id(text: &str) -> std::result::Result<String, String> {
+    if text.starts_with("/subscriptions/") && text.len() <= 1024 && !text.chars().any(char::is_control) {
+        Ok(text.to_owned())
+    } else {
+        Err("must be an Azure resource id that begins with /subscriptions/".to_owned())
+    }
+}
+
+pub(in crate::config) fn metadata_endpoint(text: &str) -> std::result::Result<String, String> {
+    if text.strip_prefix("http://").is_some_and(|rest| !rest.is_empty() && !rest.contains('@')) {
+        Ok(text.trim_end_matches('/').to_owned())
+    } else {
+        Err("must be an http URL".to_owned())
+    }
+}
+
 /// Ids go into URLs and form bodies: GUIDs and domains need no more than this.
-fn id(text: &str) -> std::result::Result<String, String> {
+pub(in crate::config) fn id(text: &str) -> std::result::Result<String, String> {
     if (1..=253).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.'))
     {
