@@ -233,6 +233,8 @@ codes! {
     ClassUnavailable = "KW_CLASS_UNAVAILABLE", Unavailable, Class;
     /// The Kubernetes API cannot be asked.
     KubernetesUnavailable = "KW_KUBERNETES_UNAVAILABLE", Unavailable, Kubernetes;
+    /// The Kubernetes API refuses a request; the message names the missing right.
+    KubernetesForbidden = "KW_KUBERNETES_FORBIDDEN", PermissionDenied, Kubernetes;
     /// The CSIDriver object lacks what the proof of identity rests on (`podInfoOnMount`, `tokenRequests`).
     DriverObjectInvalid = "KW_CSI_DRIVER_OBJECT", System, Kubernetes;
     /// Kubelet passed no service account token with the audience that the identity needs.
