@@ -103,8 +103,7 @@ pub(crate) async fn run(setup: Setup, once: bool) -> Result<()> {
     );
     let parts = Parts { broker: Arc::clone(&broker), audit, observer, clock, actor: ACTOR };
     let (ready, is_ready) = watch::channel(false);
-    let engine =
-        Engine::new(parts, &setup.config, Arc::clone(&upstream.identity), outputs, kept, notifier);
+    let engine = Engine::new(parts, &setup.config, Arc::clone(&upstream.identity), outputs, kept, notifier);
     let mut serving = None;
     if let Some(grpc) = setup.config.grpc.as_ref().filter(|_| !once) {
         serving = Some(api::start(grpc, &engine.volume, is_ready, stop.clone())?);

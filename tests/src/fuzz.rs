@@ -40,9 +40,9 @@ pub fn object_reference(data: &[u8]) {
     }
 }
 
-/// A configuration is valid or refused with a message.
+/// A configuration, the sidecar's or the node plugin's, is valid or refused with a message.
 pub fn configuration(data: &[u8]) {
-    if let Err(error) = config::parse(data) {
+    for error in [config::parse(data).err(), config::node::parse(data).err()].into_iter().flatten() {
         assert!(!error.message().is_empty());
     }
 }

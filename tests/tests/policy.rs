@@ -86,6 +86,17 @@ fn the_configuration_page_is_the_one_that_the_code_makes() {
 }
 
 #[test]
+fn the_configuration_page_of_the_node_plugin_is_the_one_that_the_code_makes() {
+    use keyward_core::config::node;
+    let page = read("docs/csi-configuration.md");
+    assert!(
+        page.contains(&node::reference()),
+        "docs/csi-configuration.md is out of date; put this table into it:\n{}",
+        node::reference()
+    );
+}
+
+#[test]
 fn every_error_code_is_on_the_errors_page() {
     let page = read("docs/errors.md");
     for code in keyward_core::Code::ALL {

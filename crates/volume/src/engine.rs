@@ -8,7 +8,9 @@ use keyward_broker::{Broker, Watch, WatchItem};
 use keyward_core::audit::{Actor, AuditSink};
 use keyward_core::observe::{Event, Observer};
 use keyward_core::spec::{Notify, ObjectSource, ObjectSpec, Source};
-use keyward_core::{Clock, Error, FetchRequest, IdentityKey, ObjectKey, Result, Served, Snapshot, State, Version};
+use keyward_core::{
+    Clock, Error, FetchRequest, IdentityKey, ObjectKey, Result, Served, Snapshot, State, Version,
+};
 use keyward_delivery::atomic::Committed;
 use keyward_delivery::projection::{Defaults, Projected, Projection, project};
 use keyward_delivery::tree::Tree;
@@ -240,11 +242,7 @@ impl Engine {
     }
 
     fn snapshots(&self) -> Snapshots {
-        self.watch
-            .snapshots()
-            .into_iter()
-            .map(|snapshot| (snapshot.key.request.clone(), snapshot))
-            .collect()
+        self.watch.snapshots().into_iter().map(|snapshot| (snapshot.key.request.clone(), snapshot)).collect()
     }
 
     /// Conversions may derive keys: they run off the thread that answers lookups.

@@ -127,9 +127,8 @@ fn default_cloud(fields: &mut Fields<'_>, clouds: &[Cloud]) -> Option<Cloud> {
             return Err(CLOSED.to_owned());
         }
         let own = clouds.iter().find(|cloud| cloud.name.eq_ignore_ascii_case(name)).cloned();
-        own.or_else(|| built_in(name)).ok_or_else(|| {
-            format!("must be one of {}, or a name from clouds", Cloud::BUILT_IN.join(", "))
-        })
+        own.or_else(|| built_in(name))
+            .ok_or_else(|| format!("must be one of {}, or a name from clouds", Cloud::BUILT_IN.join(", ")))
     })
 }
 
@@ -181,7 +180,9 @@ fn node_identity(fields: &mut Fields<'_>, mistakes: &Mistakes) -> Vec<NodeIdenti
         }
         section.finish();
         let selector = selectors.into_iter().flatten().next();
-        if let (Some(namespace), Some(service_account), Some(selector)) = (namespace, service_account, selector) {
+        if let (Some(namespace), Some(service_account), Some(selector)) =
+            (namespace, service_account, selector)
+        {
             let entry = NodeIdentity { namespace, service_account, selector, vaults: hosts };
             let same = |known: &NodeIdentity| {
                 (&known.namespace, &known.service_account) == (&entry.namespace, &entry.service_account)
@@ -288,8 +289,9 @@ fn limits(fields: Option<Fields<'_>>) -> Limits {
         fields.number("bytesPerVolume", 4096..=1 << 34).unwrap_or(limits.bytes_per_volume);
     limits.publish_deadline =
         fields.duration("publishDeadline", seconds(1)..=seconds(115)).unwrap_or(limits.publish_deadline);
-    limits.conversion_deadline =
-        fields.duration("conversionDeadline", seconds(1)..=seconds(115)).unwrap_or(limits.conversion_deadline);
+    limits.conversion_deadline = fields
+        .duration("conversionDeadline", seconds(1)..=seconds(115))
+        .unwrap_or(limits.conversion_deadline);
     limits.cache_bytes = fields.number("cacheBytes", 1 << 20..=1 << 36);
     if limits.conversion_deadline > limits.publish_deadline {
         fields.mistake("conversionDeadline", "must not be longer than limits.publishDeadline");

@@ -45,10 +45,8 @@ pub(in crate::config) fn uids(fields: &mut Fields<'_>, mistakes: &Mistakes) -> V
         match item.as_u64().and_then(|uid| u32::try_from(uid).ok()) {
             Some(uid) => allow_uids.push(uid),
             None => {
-                mistakes.note(
-                    fields.path(&format!("allowUids[{index}]")),
-                    "must be a user id, a whole number",
-                );
+                mistakes
+                    .note(fields.path(&format!("allowUids[{index}]")), "must be a user id, a whole number");
             }
         }
     }

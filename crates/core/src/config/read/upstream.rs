@@ -39,21 +39,13 @@ pub(in crate::config) fn custom_cloud(mut section: Fields<'_>) -> Option<Cloud> 
     if let Some(audience) = &audience
         && check_origin(audience).is_err()
     {
-        section.mistake(
-            "audience",
-            "must be an https URL without a path, such as https://vault.azure.net",
-        );
+        section.mistake("audience", "must be an https URL without a path, such as https://vault.azure.net");
     }
     section.finish();
     let vault_dns_suffix = suffix?.to_ascii_lowercase();
     let audience = audience.unwrap_or_else(|| format!("https://{vault_dns_suffix}"));
     let trim = |text: String| text.trim_end_matches('/').to_owned();
-    Some(Cloud {
-        name,
-        authority_host: trim(authority_host?),
-        vault_dns_suffix,
-        audience: trim(audience),
-    })
+    Some(Cloud { name, authority_host: trim(authority_host?), vault_dns_suffix, audience: trim(audience) })
 }
 
 pub(in crate::config) fn identity(mut fields: Fields<'_>) -> Identity {
