@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use keyward_core::observe::{Event, Lookup, Observer};
-use keyward_core::{Clock, IdentityKey, ObjectKey, Provider, Result, Snapshot};
+use keyward_core::{Clock, IdentityKey, ObjectKey, Provider, Result, Snapshot, Urgency};
 
 use crate::freshness::History;
 use crate::settings::{BrokerSettings, Saved, WatchItem};
@@ -65,6 +65,15 @@ impl Broker {
         self.shared.set_provider(identity, None);
     }
 
+    /// Nobody is `identity` any more: reads no longer as it, and forgets what only it had read and nobody watches now,
+    /// without waiting for that to age.
+    pub fn forget(&self, identity: &Arc<IdentityKey>) {
+        self.detach(identity);
+        self.shared.cache.write().forget(identity);
+        self.shared.forget_vaults();
+        self.shared.wake.notify_one();
+    }
+
     /// Takes in values that outlived a restart of Keyward. They are stale, as old as they were before, until the
     /// provider confirms them; they never replace a value that this broker read itself. Nothing that is not watched or
     /// asked for soon stays.
@@ -124,7 +133,7 @@ impl Broker {
             Some(answer) => answer,
             None => {
                 let entry = self.shared.entry(key);
-                let read = self.shared.read(&entry).await;
+                let read = self.shared.read(&entry, Urgency::Start).await;
                 let given = match read {
                     Ok(snapshot) => Ok(snapshot),
                     Err(error) => {
@@ -150,7 +159,7 @@ impl Broker {
     /// What the provider says; what is served stays as promise 3's table has it.
     pub async fn refresh(&self, key: &ObjectKey) -> Result<Arc<Snapshot>> {
         let entry = self.shared.entry(key);
-        self.shared.read_afresh(&entry).await
+        self.shared.read_afresh(&entry, Urgency::Start).await
     }
 
     /// The object as it stands, whatever its state; `None` when nothing is known of it. Asks nobody.

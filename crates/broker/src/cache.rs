@@ -2,7 +2,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyward_core::ObjectKey;
+use keyward_core::{IdentityKey, ObjectKey};
 
 use crate::entry::Entry;
 
@@ -71,6 +71,19 @@ impl Cache {
             .map(|slot| slot.entry.key.clone())
             .collect();
         for key in unused {
+            self.remove(&key);
+        }
+    }
+
+    /// Drops what `identity` has read and nobody watches. A read under way ends for whoever waits for it.
+    pub(crate) fn forget(&mut self, identity: &IdentityKey) {
+        let own: Vec<_> = self
+            .entries
+            .iter()
+            .filter(|(key, slot)| *key.identity == *identity && !slot.entry.is_watched())
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in own {
             self.remove(&key);
         }
     }

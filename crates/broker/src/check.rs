@@ -7,7 +7,9 @@ use futures::StreamExt;
 use futures::future::join_all;
 use futures::stream;
 use keyward_core::observe::Event;
-use keyward_core::{Error, ErrorKind, ObjectMetadata, ObjectRef, Provider, Result, Snapshot, UnixTime};
+use keyward_core::{
+    Error, ErrorKind, ObjectMetadata, ObjectRef, Priority, Provider, Result, Snapshot, UnixTime, Urgency,
+};
 
 use crate::entry::Entry;
 use crate::flight::{no_provider, within_limit};
@@ -89,7 +91,8 @@ async fn list(
     entries: Vec<Arc<Entry>>,
     limit: usize,
 ) -> (Vec<(Arc<Entry>, Option<UnixTime>)>, usize) {
-    let listed = within_limit(provider.list(&group.1, group.2, limit)).await.and_then(|listed| listed);
+    let listing = within_limit(provider.list(&group.1, group.2, limit));
+    let listed = Priority::new(Urgency::Refresh).scope(listing).await.and_then(|listed| listed);
     let until = shared.clock.boot() + shared.settings.load().list_denied_for;
     let listed = match listed {
         Ok(listed) => listed,
@@ -157,7 +160,7 @@ async fn read(shared: &Arc<Shared>, mut entries: Vec<Arc<Entry>>) -> (usize, Opt
 }
 
 async fn read_one(shared: Arc<Shared>, entry: Arc<Entry>) -> Result<Arc<Snapshot>> {
-    shared.read_afresh(&entry).await
+    shared.read_afresh(&entry, Urgency::Refresh).await
 }
 
 fn first_error<T>(results: &[Result<T>]) -> Option<ErrorKind> {

@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use keyward_core::{ObjectKey, Snapshot, State, UnixTime};
+use keyward_core::{ObjectKey, Priority, Snapshot, State, UnixTime, Urgency};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
@@ -42,7 +42,8 @@ pub(crate) struct Memory {
     /// Warnings logged in a row.
     pub(crate) warned: u32,
     pub(crate) leases: Vec<Lease>,
-    pub(crate) flight: Option<Flight>,
+    /// The read under way, and how urgent it is.
+    pub(crate) flight: Option<(Flight, Priority)>,
 }
 
 /// One watch's interest in an entry.
@@ -148,6 +149,15 @@ impl Memory {
     /// The shortest interval that a watch asks for.
     pub(crate) fn refresh(&self) -> Option<Duration> {
         self.leases.iter().filter_map(|lease| lease.refresh).min()
+    }
+
+    /// The read under way, which becomes as urgent as `urgency`.
+    pub(crate) fn join(&self, urgency: Urgency) -> Option<Flight> {
+        let (flight, priority) = self.flight.as_ref()?;
+        if urgency == Urgency::Start {
+            priority.promote();
+        }
+        Some(flight.clone())
     }
 
     /// Wakes every watch. Never waits: watches see that something changed, and look when they have time.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyward_core::{Code, Error, Result, Snapshot};
+use keyward_core::{Code, Error, Priority, Result, Snapshot, Urgency};
 use tokio::sync::watch;
 
 use crate::entry::Entry;
@@ -18,28 +18,37 @@ const LIMIT: Duration = Duration::from_secs(120);
 
 impl Shared {
     /// Reads the object, or joins the read under way.
-    pub(crate) async fn read(self: &Arc<Self>, entry: &Arc<Entry>) -> Result<Arc<Snapshot>> {
-        land(self.fly(entry)).await
+    pub(crate) async fn read(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        urgency: Urgency,
+    ) -> Result<Arc<Snapshot>> {
+        land(self.fly(entry, urgency)).await
     }
 
     /// Reads the object by a read that began after this call: one under way may have seen the old value already.
     /// Callers that arrive during the same older read share the next one.
-    pub(crate) async fn read_afresh(self: &Arc<Self>, entry: &Arc<Entry>) -> Result<Arc<Snapshot>> {
-        let older = entry.memory().flight.clone();
+    pub(crate) async fn read_afresh(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        urgency: Urgency,
+    ) -> Result<Arc<Snapshot>> {
+        let older = entry.memory().join(urgency);
         if let Some(older) = older {
             let _ = land(older).await;
         }
-        self.read(entry).await
+        self.read(entry, urgency).await
     }
 
-    /// Starts a read unless one is under way.
-    pub(crate) fn fly(self: &Arc<Self>, entry: &Arc<Entry>) -> Flight {
+    /// Starts a read unless one is under way, which becomes as urgent as the one asked for.
+    pub(crate) fn fly(self: &Arc<Self>, entry: &Arc<Entry>, urgency: Urgency) -> Flight {
         let mut memory = entry.memory();
-        if let Some(flight) = &memory.flight {
-            return flight.clone();
+        if let Some(flight) = memory.join(urgency) {
+            return flight;
         }
         let (sender, flight) = watch::channel(None);
-        memory.flight = Some(flight.clone());
+        let priority = Priority::new(urgency);
+        memory.flight = Some((flight.clone(), priority.clone()));
         entry.set_flying(true);
         drop(memory);
         let landing = Landing { entry: entry.clone(), sender };
@@ -49,7 +58,7 @@ impl Shared {
             let fetched = match shared.provider(&landing.entry.key.identity) {
                 Some(provider) => {
                     let fetch = provider.fetch(&landing.entry.key.request);
-                    within_limit(fetch).await.and_then(|fetched| fetched)
+                    priority.scope(within_limit(fetch)).await.and_then(|fetched| fetched)
                 }
                 None => Err(no_provider()),
             };
@@ -91,7 +100,7 @@ impl Landing {
     /// Before the answer is given: who hears it and asks again must not meet the old read.
     fn clear(&self) {
         let mut memory = self.entry.memory();
-        if memory.flight.as_ref().is_some_and(|flight| flight.same_channel(&self.sender.subscribe())) {
+        if memory.flight.as_ref().is_some_and(|(flight, _)| flight.same_channel(&self.sender.subscribe())) {
             memory.flight = None;
             self.entry.set_flying(false);
         }

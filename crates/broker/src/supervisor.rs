@@ -141,7 +141,7 @@ impl Shared {
     }
 
     /// Forgets vaults of which nothing is held any more.
-    fn forget_vaults(&self) {
+    pub(crate) fn forget_vaults(&self) {
         let entries = self.cache.read().all();
         let held: HashSet<_> = entries
             .iter()

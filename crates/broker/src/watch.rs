@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use keyward_core::{Snapshot, State};
+use keyward_core::{Snapshot, State, Urgency};
 use tokio::sync::watch;
 
 use crate::entry::{Entry, Lease};
@@ -39,14 +39,18 @@ impl Watch {
             let mut memory = entry.memory();
             let lease = Lease { watch: id, refresh, generation: generation.clone() };
             let again = entries.iter().any(|known| Arc::ptr_eq(known, &entry));
-            if entry.lease(&mut memory, lease) {
+            let is_first = entry.lease(&mut memory, lease);
+            if is_first {
                 let host = key.request.object.host();
                 shared.vaults.with(&key.identity, host, |vault| vault.watched += 1);
-                let current = entry.snapshot().state == State::Fresh && memory.due > now;
-                if !current && memory.negative_until <= now {
-                    missing.push(entry.clone());
-                    memory.due = now + interval;
-                }
+            }
+            let state = entry.snapshot().state;
+            let current = state == State::Fresh && memory.due > now;
+            // What others watch is kept current for all; but what they wait for in vain may be there by now.
+            let wanted = if is_first { !current } else { state == State::Pending };
+            if wanted && memory.join(Urgency::Start).is_none() && memory.negative_until <= now {
+                missing.push(entry.clone());
+                memory.due = now + interval;
             }
             memory.due = memory.due.min(now + refresh.unwrap_or(interval));
             drop(memory);
@@ -129,7 +133,7 @@ fn fetch(shared: &Arc<Shared>, entries: Vec<Arc<Entry>>) {
                 let _ = tokio::time::timeout(WARM_UP, provider.warm_up(&host)).await;
             }
             for entry in entries {
-                shared.fly(&entry);
+                shared.fly(&entry, Urgency::Start);
             }
         });
     }

@@ -14,6 +14,7 @@ mod http_post;
 mod identity;
 mod object;
 pub mod observe;
+mod priority;
 mod provider;
 mod secret;
 mod served;
@@ -26,6 +27,7 @@ pub use error::{Code, Error, ErrorKind, Hop, Result};
 pub use http_post::HttpPost;
 pub use identity::{AccessToken, IdentityKey, TokenSource};
 pub use object::{Collection, ObjectRef, VaultHost, Version, is_object_name, is_version};
+pub use priority::{Priority, Scoped, Urgency};
 pub use provider::{
     BundleType, CertificateContent, Content, FetchRequest, Fetched, ObjectMetadata, Parts, Provider,
     VersionInfo,

@@ -152,7 +152,8 @@ pub struct VersionInfo {
 }
 
 /// Reads objects for one identity. Implementations validate names before any request, bound every answer, map every
-/// failure to the closed kinds, retry within their own budget, and never cache.
+/// failure to the closed kinds, retry within their own budget, and never cache. How urgent a call is says its
+/// [`Priority`](crate::Priority).
 #[async_trait]
 pub trait Provider: Send + Sync {
     /// `azure-key-vault`, `memory`, …: for metrics and audit.
@@ -183,6 +184,10 @@ pub trait Provider: Send + Sync {
 
     /// How many requests a listing of a collection with `count` objects costs; Key Vault pages by 25.
     fn list_cost(&self, count: usize) -> usize;
+
+    /// Gets as far as it can without a token (connection, challenge), while whoever is to read still proves who it is.
+    /// Failing is no error.
+    async fn prepare(&self, _host: &VaultHost) {}
 
     /// Gets ready to read from `host` (connection, challenge, token) so that the first reads need not queue behind it.
     /// Failing is no error: the reads will say what is wrong.

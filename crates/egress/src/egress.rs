@@ -148,7 +148,7 @@ impl Egress {
     }
 
     /// As [`Self::send`], telling `gate` what becomes of the connection.
-    pub(crate) async fn exchange(&self, request: Request, gate: Option<&Gate>) -> Result<Response> {
+    pub(crate) async fn exchange(&self, request: Request, gate: Option<&Arc<Gate>>) -> Result<Response> {
         let target = request.target;
         let result = self.exchange_uncounted(request, gate).await;
         let status = result.as_ref().map_or(0, |response| response.status);
@@ -156,7 +156,7 @@ impl Egress {
         result
     }
 
-    async fn exchange_uncounted(&self, request: Request, gate: Option<&Gate>) -> Result<Response> {
+    async fn exchange_uncounted(&self, request: Request, gate: Option<&Arc<Gate>>) -> Result<Response> {
         let client = match (&request.trust, request.is_plain()?) {
             (Some(trust), _) => (*trust.0).clone(),
             (None, true) => self.plain.clone(),
@@ -196,8 +196,11 @@ impl Egress {
     /// The transport for one vault, to be plugged into the Azure SDK. All transports of a vault share one gate.
     #[must_use]
     pub fn vault_transport(self: &Arc<Self>, host: &VaultHost) -> Arc<VaultTransport> {
-        let limits =
-            Limits { http1: self.settings.max_connections_http1, http2: self.settings.max_streams_http2 };
+        let limits = Limits {
+            http1: self.settings.max_connections_http1,
+            http2: self.settings.max_streams_http2,
+            rate: self.settings.vault_rate,
+        };
         let gate = self.gates.of(host.as_str(), limits, &self.observer);
         Arc::new(VaultTransport::new(Arc::clone(self), host.clone(), gate))
     }
@@ -237,7 +240,7 @@ async fn answer(
     client: &Client,
     message: http::Request<Full<Bytes>>,
     captured: &mut CaptureConnection,
-    gate: Option<&Gate>,
+    gate: Option<&Arc<Gate>>,
 ) -> std::result::Result<http::Response<Incoming>, hyper_util::client::legacy::Error> {
     let Some(gate) = gate else { return client.request(message).await };
     let mut answer = std::pin::pin!(client.request(message));
@@ -255,7 +258,7 @@ async fn answer(
 }
 
 /// A connection that missed a deadline is not used again: an HTTP/2 one could be dead and take every request with it.
-fn give_up(captured: &CaptureConnection, gate: Option<&Gate>, error: &Error) {
+fn give_up(captured: &CaptureConnection, gate: Option<&Arc<Gate>>, error: &Error) {
     match &*captured.connection_metadata() {
         Some(connected) => {
             connected.poison();

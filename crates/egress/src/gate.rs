@@ -1,14 +1,21 @@
 use std::collections::HashMap;
 use std::future::Future;
-use std::pin::pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use keyward_core::observe::{Event, Observer};
-use keyward_core::{Code, Error, Result};
+use keyward_core::{Code, Error, Priority, Result, Urgency};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::{Instant, sleep_until};
+
+use crate::VaultRate;
+
+mod bucket;
+mod queue;
+
+use bucket::Bucket;
+use queue::Queue;
 
 /// The gate never stays closed longer for one refusal, whatever the vault asks for.
 const CLOSED_LIMIT: Duration = Duration::from_secs(10);
@@ -16,10 +23,14 @@ const CLOSED_LIMIT: Duration = Duration::from_secs(10);
 /// First wait after a refusal that names none; doubles with each further one (the documented 1, 2, 4, 8 … s).
 const UNNAMED_WAIT: Duration = Duration::from_secs(1);
 
-/// A caller waits this long for its turn, then fails.
+/// A start waits this long for its turn, then fails.
 const TURN_LIMIT: Duration = Duration::from_secs(30);
 
-/// All callers of one vault pass here: how many at once, and none while the vault asks for a pause.
+/// A refresh, for which nobody waits, lets others go ahead for longer.
+const REFRESH_LIMIT: Duration = Duration::from_secs(90);
+
+/// All callers of one vault pass here: how many at once, how many in a time, and none while the vault asks for a pause.
+/// Starts go before refreshes, and among those whoever came first.
 ///
 /// A vault to which no connection is open is *cold*: one caller goes ahead and the others wait until its connection is
 /// there, so that a vault with HTTP/2 gets one connection and not one for each caller. When that caller cannot connect,
@@ -28,7 +39,6 @@ pub(crate) struct Gate {
     limits: Limits,
     lines: Arc<Semaphore>,
     state: Mutex<State>,
-    moved: Notify,
     observer: Arc<dyn Observer>,
 }
 
@@ -36,17 +46,19 @@ pub(crate) struct Gate {
 pub(crate) struct Limits {
     pub(crate) http1: usize,
     pub(crate) http2: usize,
+    pub(crate) rate: VaultRate,
 }
 
-#[derive(Default)]
 struct State {
     protocol: Option<Protocol>,
     open_lines: usize,
     in_flight: usize,
     closed_until: Option<Instant>,
     refusals_in_a_row: u32,
-    cold_failures: u64,
-    cold_failure: Option<Error>,
+    bucket: Bucket,
+    queue: Queue<Result<Pass>>,
+    /// When a task will look again whether somebody's time has come.
+    alarm: Option<Instant>,
 }
 
 /// What the open connections speak.
@@ -58,53 +70,94 @@ pub(crate) enum Protocol {
 
 impl Gate {
     pub(crate) fn new(limits: Limits, observer: Arc<dyn Observer>) -> Arc<Self> {
-        Arc::new(Self {
-            limits,
-            lines: Arc::new(Semaphore::new(limits.http1.max(1))),
-            state: Mutex::default(),
-            moved: Notify::new(),
-            observer,
-        })
+        let state = State {
+            protocol: None,
+            open_lines: 0,
+            in_flight: 0,
+            closed_until: None,
+            refusals_in_a_row: 0,
+            bucket: Bucket::new(limits.rate, Instant::now()),
+            queue: Queue::default(),
+            alarm: None,
+        };
+        let lines = Arc::new(Semaphore::new(limits.http1.max(1)));
+        Arc::new(Self { limits, lines, state: Mutex::new(state), observer })
     }
 
-    /// Waits for a turn to send one request.
+    /// Waits for a turn to send one request, as urgent as the [`Priority`] that it is asked under.
     ///
     /// # Errors
-    /// `KW_VAULT_THROTTLED` or `KW_TIMEOUT` when none comes within 30 s; or the failure of the caller ahead to connect.
+    /// `KW_VAULT_THROTTLED` or `KW_TIMEOUT` when none comes within 30 s (90 s for a refresh); or the failure of the
+    /// caller ahead to connect.
     pub(crate) async fn enter(self: &Arc<Self>) -> Result<Pass> {
-        let give_up = Instant::now() + TURN_LIMIT;
-        let seen_failures = self.state.lock().cold_failures;
-        loop {
-            let mut moved = pin!(self.moved.notified());
-            moved.as_mut().enable();
-            match self.try_enter(seen_failures)? {
-                Turn::Now => return Ok(Pass(Arc::clone(self))),
-                Turn::ClosedUntil(reopens) => {
-                    // Spread, so that those who waited do not come back as one wave.
-                    let own = reopens + (reopens - Instant::now()).mul_f64(0.2 * fastrand::f64());
-                    if own > give_up {
-                        return Err(closed(reopens - Instant::now()));
-                    }
-                    sleep_until(own).await;
+        let priority = Priority::current();
+        let begun = Instant::now();
+        let (place, mut turn) = {
+            let mut state = self.state.lock();
+            let (number, turn) = state.queue.join(priority.urgency());
+            self.call(&mut state);
+            (Place { gate: self, number }, turn)
+        };
+        if priority.urgency() == Urgency::Refresh {
+            tokio::select! {
+                biased;
+                turn = &mut turn => return given(turn),
+                () = priority.promoted() => {
+                    let mut state = self.state.lock();
+                    state.queue.promote(place.number);
+                    self.call(&mut state);
                 }
-                Turn::Full => timeout_at(give_up, moved).await.map_err(|_| {
-                    Error::new(Code::Timeout, "too many requests to this vault are in flight")
-                })?,
+                () = sleep_until(begun + REFRESH_LIMIT) => {}
+            }
+        }
+        let limit = if priority.urgency() == Urgency::Start { TURN_LIMIT } else { REFRESH_LIMIT };
+        tokio::select! {
+            biased;
+            turn = &mut turn => given(turn),
+            () = sleep_until(begun + limit) => {
+                drop(place);
+                // It may have come at the last moment.
+                turn.try_recv().unwrap_or_else(|_| Err(self.too_late()))
             }
         }
     }
 
-    fn try_enter(&self, seen_failures: u64) -> Result<Turn> {
-        let mut state = self.state.lock();
-        if state.cold_failures != seen_failures
-            && state.protocol.is_none()
-            && let Some(error) = &state.cold_failure
-        {
-            return Err(error.clone());
+    fn too_late(&self) -> Error {
+        match self.state.lock().closed_until.filter(|until| Instant::now() < *until) {
+            Some(until) => Error::new(Code::VaultThrottled, "the vault asks to slow down")
+                .retry_after(Some(until - Instant::now())),
+            None => Error::new(Code::Timeout, "too many requests to this vault are waiting for their turn"),
         }
+    }
+
+    /// Gives a turn to everyone whose it is.
+    fn call(self: &Arc<Self>, state: &mut State) {
+        let now = Instant::now();
+        while let Some(urgency) = state.queue.first() {
+            match self.turn(state, urgency, now) {
+                Turn::Now => {
+                    state.in_flight += 1;
+                    let Some(caller) = state.queue.take_first() else { return };
+                    // Nobody is there any more: the pass must not be dropped under this lock.
+                    if let Err(Ok(pass)) = caller.send(Ok(Pass(Some(Arc::clone(self))))) {
+                        pass.waive();
+                        state.in_flight -= 1;
+                        state.bucket.give_back();
+                    }
+                }
+                Turn::At(at) => {
+                    self.look_again(state, at);
+                    return;
+                }
+                Turn::Full => return,
+            }
+        }
+    }
+
+    fn turn(&self, state: &mut State, urgency: Urgency, now: Instant) -> Turn {
         if let Some(until) = state.closed_until {
-            if Instant::now() < until {
-                return Ok(Turn::ClosedUntil(until));
+            if now < until {
+                return Turn::At(until);
             }
             state.closed_until = None;
         }
@@ -114,31 +167,45 @@ impl Gate {
             Some(Protocol::Http2) => self.limits.http2.max(1),
         };
         if state.in_flight >= limit {
-            return Ok(Turn::Full);
+            return Turn::Full;
         }
-        state.in_flight += 1;
-        Ok(Turn::Now)
+        state.bucket.take(urgency, now).map_or(Turn::Now, Turn::At)
+    }
+
+    /// One task for all who wait for a time.
+    fn look_again(self: &Arc<Self>, state: &mut State, at: Instant) {
+        if state.alarm.is_some_and(|alarm| alarm <= at) {
+            return;
+        }
+        state.alarm = Some(at);
+        let gate = Arc::downgrade(self);
+        tokio::spawn(async move {
+            sleep_until(at).await;
+            let Some(gate) = gate.upgrade() else { return };
+            let mut state = gate.state.lock();
+            if state.alarm == Some(at) {
+                state.alarm = None;
+            }
+            gate.call(&mut state);
+        });
     }
 
     /// A request found its connection.
-    pub(crate) fn connected(&self, protocol: Protocol) {
+    pub(crate) fn connected(self: &Arc<Self>, protocol: Protocol) {
         let mut state = self.state.lock();
         if state.protocol != Some(protocol) {
             state.protocol = Some(protocol);
-            state.cold_failure = None;
-            drop(state);
-            self.moved.notify_waiters();
+            self.call(&mut state);
         }
     }
 
-    /// A request found no connection.
+    /// A request found no connection: nor would those find one who wait for it.
     pub(crate) fn unconnected(&self, error: &Error) {
         let mut state = self.state.lock();
         if state.protocol.is_none() {
-            state.cold_failures += 1;
-            state.cold_failure = Some(error.clone());
+            let waiting = state.queue.take_all();
             drop(state);
-            self.moved.notify_waiters();
+            waiting.into_iter().for_each(|caller| drop(caller.send(Err(error.clone()))));
         }
     }
 
@@ -160,6 +227,8 @@ impl Gate {
         let until = Instant::now() + wait;
         if state.closed_until.is_none_or(|earlier| earlier < until) {
             state.closed_until = Some(until);
+            // So that those who waited do not come back as one wave.
+            state.bucket.empty_until(until);
             drop(state);
             self.observer.event(&Event::Throttled { wait });
         }
@@ -182,27 +251,46 @@ impl Gate {
 
 enum Turn {
     Now,
-    ClosedUntil(Instant),
+    At(Instant),
     Full,
 }
 
-fn closed(wait: Duration) -> Error {
-    Error::new(Code::VaultThrottled, "the vault asks to slow down").retry_after(Some(wait))
+fn given(turn: std::result::Result<Result<Pass>, oneshot::error::RecvError>) -> Result<Pass> {
+    turn.unwrap_or_else(|_| Err(Error::new(Code::Internal, "a request lost its place in the queue")))
+}
+
+/// A caller's place in the queue, given up when the caller goes away.
+struct Place<'a> {
+    gate: &'a Arc<Gate>,
+    number: u64,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.gate.state.lock().queue.leave(self.number);
+    }
 }
 
 /// Leave to send one request.
-pub(crate) struct Pass(Arc<Gate>);
+pub(crate) struct Pass(Option<Arc<Gate>>);
 
 impl Pass {
-    pub(crate) fn gate(&self) -> &Gate {
-        &self.0
+    pub(crate) fn gate(&self) -> &Arc<Gate> {
+        self.0.as_ref().expect("only a pass that was never given out is waived")
+    }
+
+    fn waive(mut self) {
+        self.0 = None;
     }
 }
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        self.0.state.lock().in_flight -= 1;
-        self.0.moved.notify_one();
+        if let Some(gate) = self.0.take() {
+            let mut state = gate.state.lock();
+            state.in_flight -= 1;
+            gate.call(&mut state);
+        }
     }
 }
 

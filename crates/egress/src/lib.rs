@@ -27,5 +27,5 @@ pub use proxy::ProxySettings;
 pub use request::{PlainHttp, Request, RequestBody, Response, Target, Trust};
 pub use retry_after::{RETRY_AFTER_LIMIT, parse_retry_after};
 pub use roots::parse_roots;
-pub use settings::{Duplex, EgressSettings, Network, TlsFloor};
+pub use settings::{Duplex, EgressSettings, Network, TlsFloor, VaultRate};
 pub use vault::{VaultTransport, recover};

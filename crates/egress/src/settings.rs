@@ -4,9 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use keyward_core::config::{Config, TlsVersion};
+use keyward_core::cloud::Cloud;
+use keyward_core::config::{Config, Tls, TlsVersion, Vault};
 use keyward_core::{Code, Error, Result};
 use tokio::io::{AsyncRead, AsyncWrite};
+use url::Url;
 
 use crate::ProxySettings;
 
@@ -28,6 +30,22 @@ impl TlsFloor {
             "1.3" => Some(Self::Tls13),
             _ => None,
         }
+    }
+}
+
+/// A token bucket for the requests to one vault. The last third of it is kept for pods that start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VaultRate {
+    /// Requests that may go at once after a rest; at least 1.
+    pub burst: u32,
+    /// Requests a second in the long run; at least 1.
+    pub per_second: u32,
+}
+
+impl Default for VaultRate {
+    /// Within Key Vault's limit of 4,000 reads in 10 s, for one node at its busiest.
+    fn default() -> Self {
+        Self { burst: 1500, per_second: 250 }
     }
 }
 
@@ -53,6 +71,8 @@ pub struct EgressSettings {
     pub max_connections_http1: usize,
     /// Requests in flight to one vault that speaks HTTP/2; at least 1.
     pub max_streams_http2: usize,
+    /// How many requests one vault is sent in a time.
+    pub vault_rate: VaultRate,
     /// Opens connections instead of the operating system: for simulations, whose time stands still while a socket
     /// waits. Addresses and proxies mean nothing then.
     pub network: Option<Arc<dyn Network>>,
@@ -84,6 +104,7 @@ impl Default for EgressSettings {
             local_hosts: Vec::new(),
             max_connections_http1: 16,
             max_streams_http2: 100,
+            vault_rate: VaultRate::default(),
             network: None,
         }
     }
@@ -95,27 +116,37 @@ impl EgressSettings {
     /// # Errors
     /// `KW_CONFIG_INVALID` when that file cannot be read.
     pub fn from_config(config: &Config, vars: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
+        Self::from_parts(&config.tls, &config.vaults, vars)
+    }
+
+    /// What the parts of a configuration say that concern connections.
+    ///
+    /// # Errors
+    /// As [`Self::from_config`].
+    pub fn from_parts(tls: &Tls, vaults: &[Vault], vars: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
         let floor = |version| match version {
             TlsVersion::V1_2 => TlsFloor::Tls12,
             TlsVersion::V1_3 => TlsFloor::Tls13,
         };
+        let fixed = |vault: &Vault| Some((vault.host.name().to_owned(), vault.address?));
         Ok(Self {
-            extra_roots_pem: config.tls.extra_roots_file.as_deref().map(Self::read_roots).transpose()?,
-            minimum_tls: floor(config.tls.minimum_version),
-            host_floors: config
-                .tls
-                .hosts
-                .iter()
-                .map(|(host, version)| (host.clone(), floor(*version)))
-                .collect(),
-            resolve: config
-                .vaults
-                .iter()
-                .filter_map(|vault| Some((vault.host.name().to_owned(), vault.address?)))
-                .collect(),
+            extra_roots_pem: tls.extra_roots_file.as_deref().map(Self::read_roots).transpose()?,
+            minimum_tls: floor(tls.minimum_version),
+            host_floors: tls.hosts.iter().map(|(host, version)| (host.clone(), floor(*version))).collect(),
+            resolve: vaults.iter().filter_map(fixed).collect(),
             proxy: ProxySettings::from_vars(vars),
             ..Self::default()
         })
+    }
+
+    /// For a process that connects where others say: local addresses are refused, but for what an administrator listed,
+    /// which are `vaults` and the token endpoints of `clouds`.
+    #[must_use]
+    pub fn refusing_local_addresses(self, vaults: &[Vault], clouds: &[Cloud]) -> Self {
+        let authority = |cloud: &Cloud| Url::parse(&cloud.authority_host).ok()?.host_str().map(str::to_owned);
+        let vaults = vaults.iter().map(|vault| vault.host.name().to_owned());
+        let local_hosts = vaults.chain(clouds.iter().filter_map(authority)).collect();
+        Self { refuse_local_addresses: true, local_hosts, ..self }
     }
 
     /// Reads a file of trust anchors.

@@ -91,6 +91,49 @@ impl TokenCache {
         }
     }
 
+    /// Takes in a token that was exchanged elsewhere for the same identity, or the failure to get one. The token that
+    /// lives longer is kept; failures change nothing but the metrics.
+    pub(crate) fn take_in(&self, resource: &str, result: Result<Issued>, started: Duration) -> Result<()> {
+        let shared = &self.shared;
+        let outcome = result.and_then(|issued| {
+            let entry = self.entry(resource)?;
+            let mut state = entry.lock();
+            let ends = started + issued.lifetime;
+            if state.valid(shared.clock.boot()).is_none_or(|held| held.token.expires_boot < ends) {
+                shared.tell_success(&state);
+                shared.hold(&mut state, issued, started);
+            }
+            if !std::mem::replace(&mut state.has_keeper, true) {
+                let (shared, entry, resource) = (Arc::clone(shared), Arc::clone(&entry), resource.to_owned());
+                self.spawn(async move { shared.keep_fresh(&resource, &entry).await });
+            }
+            Ok(())
+        });
+        let outcome = outcome.map_err(|error| error.identity(&shared.identity));
+        let error = outcome.as_ref().err().map(Error::code);
+        let expires_wall = self.expires();
+        shared.observer.event(&Event::Token { method: shared.identity.method, error, expires_wall });
+        outcome
+    }
+
+    /// Something new proves the identity: a refusal of what there was before, or of nothing, need not hold for it. What
+    /// failed for want of the issuer still waits its time. Call it within the runtime.
+    pub(crate) fn retry_refused(&self) {
+        let entries: Vec<_> = self.shared.entries.lock().clone().into_iter().collect();
+        for (resource, entry) in entries {
+            let mut state = entry.lock();
+            let is_refused = state
+                .last_error()
+                .is_some_and(|error| error.code() == Code::TokenAwaited || error.kind().is_definite_no());
+            if is_refused {
+                state.forget_failures();
+                if state.is_due(self.shared.clock.boot()) {
+                    self.flight(&resource, &entry, &mut state);
+                }
+            }
+        }
+    }
+
     fn entry(&self, resource: &str) -> Result<Arc<Mutex<Entry>>> {
         let mut entries = self.shared.entries.lock();
         if let Some(entry) = entries.get(resource) {
@@ -113,15 +156,19 @@ impl TokenCache {
         let (done, outcome) = state.start_flight();
         let takes_over = !std::mem::replace(&mut state.has_keeper, true);
         let (shared, entry, resource) = (Arc::clone(&self.shared), Arc::clone(entry), resource.to_owned());
-        let mut tasks = self.tasks.lock();
-        while tasks.try_join_next().is_some() {}
-        tasks.spawn(async move {
+        self.spawn(async move {
             shared.run(&resource, &entry, done).await;
             if takes_over {
                 shared.keep_fresh(&resource, &entry).await;
             }
         });
         outcome
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks.lock();
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(task);
     }
 }
 

@@ -9,11 +9,12 @@ use keyward_egress::{Egress, Request, RequestBody, Target, Trust};
 use parking_lot::Mutex;
 use url::Url;
 
-use crate::exchange::{Exchange, Issued};
+use crate::exchange::Issued;
 use crate::file;
+use crate::proof::ProofSource;
 use crate::response::{ANSWER_LIMIT, parse_token_response};
 use crate::retry::{Attempt, Failed, until_done};
-use crate::settings::{CaSource, IdentitySettings};
+use crate::settings::CaSource;
 use crate::{AssertionClaims, parse_assertion_claims, parse_certificate};
 
 mod form;
@@ -36,13 +37,20 @@ const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer
 
 /// Client credentials at Entra's v2 token endpoint (RFC 6749 §4.4, RFC 7523), or at the proxy that stands for it.
 pub(crate) struct Entra {
-    settings: IdentitySettings,
+    client_id: String,
     /// `https://login.microsoftonline.com/TENANT/oauth2/v2.0/token`
     endpoint: Url,
+    proxy: Option<Proxy>,
     egress: Arc<Egress>,
     clock: Arc<dyn Clock>,
     /// The token proxy's trust, with the CA that it was made from.
     trust: Mutex<Option<(Vec<u8>, Trust)>>,
+}
+
+/// What the token proxy is known by.
+struct Proxy {
+    ca: Option<CaSource>,
+    sni_name: Option<String>,
 }
 
 /// What proves who we are, and what to say about it when it is refused.
@@ -53,52 +61,64 @@ struct Proof {
 
 impl Entra {
     pub(crate) fn new(
-        settings: IdentitySettings,
+        client_id: String,
+        tenant_id: &str,
+        authority_host: &str,
         egress: Arc<Egress>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self> {
-        let (base, tenant) = match &settings {
-            IdentitySettings::IdentityBinding { proxy_url, tenant_id, .. } => (proxy_url, tenant_id),
-            IdentitySettings::WorkloadIdentity { authority_host, tenant_id, .. }
-            | IdentitySettings::ServicePrincipalSecret { authority_host, tenant_id, .. }
-            | IdentitySettings::ServicePrincipalCertificate { authority_host, tenant_id, .. } => {
-                (authority_host, tenant_id)
-            }
-            IdentitySettings::ManagedIdentity { .. } => {
-                return Err(Error::new(Code::Internal, "a managed identity does not ask Entra"));
-            }
-        };
-        let endpoint = Url::parse(&format!("{}/{tenant}/oauth2/v2.0/token", base.trim_end_matches('/')))
+        let endpoint = format!("{}/{tenant_id}/oauth2/v2.0/token", authority_host.trim_end_matches('/'));
+        let endpoint = Url::parse(&endpoint)
             .map_err(|_| Error::new(Code::ConfigInvalid, "the token endpoint is not a URL"))?;
-        Ok(Self { settings, endpoint, egress, clock, trust: Mutex::new(None) })
+        Ok(Self { client_id, endpoint, proxy: None, egress, clock, trust: Mutex::new(None) })
     }
 
-    async fn proof(&self, resource: &str) -> Result<Proof> {
-        match &self.settings {
-            IdentitySettings::WorkloadIdentity { client_id, token_file, .. }
-            | IdentitySettings::IdentityBinding { client_id, token_file, .. } => {
+    /// The same through the cluster's token proxy, whose address was given as the authority.
+    pub(crate) fn through_proxy(self, ca: Option<CaSource>, sni_name: Option<String>) -> Self {
+        Self { proxy: Some(Proxy { ca, sni_name }), ..self }
+    }
+
+    /// A fresh token for `resource`, proved from `source`, with the retries that Entra asks for.
+    pub(crate) async fn exchange(&self, source: &ProofSource, resource: &str) -> Result<Issued> {
+        until_done(&POLICY, &Try { entra: self, source }, resource).await
+    }
+
+    async fn attempt(&self, source: &ProofSource, resource: &str) -> std::result::Result<Issued, Failed> {
+        let trust = self.trust().await.map_err(Failed::never)?;
+        let Proof { form, claims } = self.proof(source, resource).await.map_err(Failed::never)?;
+        let mut request = Request::new(Target::Token, Method::POST, self.endpoint.clone())
+            .header(header::CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"))
+            .header(header::ACCEPT, HeaderValue::from_static("application/json"));
+        request.body = RequestBody::Secret(form.into_body());
+        request.deadline = DEADLINE;
+        request.max_response = ANSWER_LIMIT;
+        request.trust = trust;
+        let response = self.egress.send(request).await.map_err(refusal::of_connection)?;
+        if response.status == 200 {
+            return parse_token_response(&response.body, self.clock.wall()).map_err(Failed::policy);
+        }
+        Err(refusal::of_answer(&response, claims.as_ref(), source.may_change(), self.clock.wall()))
+    }
+
+    async fn proof(&self, source: &ProofSource, resource: &str) -> Result<Proof> {
+        let form = form(&self.client_id, resource);
+        match source {
+            ProofSource::TokenFile(path) => {
                 let what = "the federated token";
-                let assertion = file::read_trimmed(token_file, what, "AZURE_FEDERATED_TOKEN_FILE").await?;
-                let claims = parse_assertion_claims(assertion.expose());
-                let form = form(client_id, resource)
-                    .field("client_assertion_type", JWT_BEARER)
-                    .secret("client_assertion", &assertion);
-                Ok(Proof { form, claims })
+                let assertion = file::read_trimmed(path, what, "AZURE_FEDERATED_TOKEN_FILE").await?;
+                Ok(federated(form, &assertion))
             }
-            IdentitySettings::ServicePrincipalSecret { client_id, secret_file, .. } => {
-                let secret =
-                    file::read_trimmed(secret_file, "the client secret", "identity.secretFile").await?;
-                Ok(Proof { form: form(client_id, resource).secret("client_secret", &secret), claims: None })
+            ProofSource::Token(assertion) => Ok(federated(form, assertion)),
+            ProofSource::SecretFile(path) => {
+                let secret = file::read_trimmed(path, "the client secret", "identity.secretFile").await?;
+                Ok(Proof { form: form.secret("client_secret", &secret), claims: None })
             }
-            IdentitySettings::ServicePrincipalCertificate {
-                client_id,
-                certificate_file,
-                password_file,
-                send_chain,
-                ..
-            } => {
+            ProofSource::Secret(secret) => {
+                Ok(Proof { form: form.secret("client_secret", secret), claims: None })
+            }
+            ProofSource::CertificateFile { path, password_file, send_chain } => {
                 let what = "the client certificate";
-                let content = file::read(certificate_file, what, "identity.certificateFile").await?;
+                let content = file::read(path, what, "identity.certificateFile").await?;
                 let password = match password_file {
                     Some(path) => {
                         let what = "the certificate's password";
@@ -106,14 +126,8 @@ impl Entra {
                     }
                     None => None,
                 };
-                let assertion = self.sign(client_id.clone(), content, password, *send_chain).await?;
-                let form = form(client_id, resource)
-                    .field("client_assertion_type", JWT_BEARER)
-                    .secret("client_assertion", &assertion);
-                Ok(Proof { form, claims: None })
-            }
-            IdentitySettings::ManagedIdentity { .. } => {
-                Err(Error::new(Code::Internal, "a managed identity has no proof of its own"))
+                let assertion = self.sign(content, password, *send_chain).await?;
+                Ok(Proof { form: asserted(form, &assertion), claims: None })
             }
         }
     }
@@ -121,12 +135,12 @@ impl Entra {
     /// Off the async threads: opening a PFX derives keys.
     async fn sign(
         &self,
-        client_id: String,
         content: SecretBytes,
         password: Option<SecretBytes>,
         send_chain: bool,
     ) -> Result<SecretBytes> {
-        let (audience, now) = (self.endpoint.to_string(), self.clock.wall());
+        let (client_id, audience) = (self.client_id.clone(), self.endpoint.to_string());
+        let now = self.clock.wall();
         let signing = tokio::task::spawn_blocking(move || {
             let password = password.as_ref().map(|password| {
                 password
@@ -141,7 +155,7 @@ impl Entra {
 
     /// The token proxy's trust, made anew when its CA has changed.
     async fn trust(&self) -> Result<Option<Trust>> {
-        let IdentitySettings::IdentityBinding { ca, sni_name, .. } = &self.settings else { return Ok(None) };
+        let Some(Proxy { ca, sni_name }) = &self.proxy else { return Ok(None) };
         let pem = match ca {
             Some(CaSource::File(path)) => {
                 let ca = file::read(path, "the token proxy's CA", "AZURE_KUBERNETES_CA_FILE").await?;
@@ -163,6 +177,14 @@ impl Entra {
     }
 }
 
+fn federated(form: Form, assertion: &SecretBytes) -> Proof {
+    Proof { form: asserted(form, assertion), claims: parse_assertion_claims(assertion.expose()) }
+}
+
+fn asserted(form: Form, assertion: &SecretBytes) -> Form {
+    form.field("client_assertion_type", JWT_BEARER).secret("client_assertion", assertion)
+}
+
 fn form(client_id: &str, resource: &str) -> Form {
     Form::default()
         .field("grant_type", "client_credentials")
@@ -170,29 +192,15 @@ fn form(client_id: &str, resource: &str) -> Form {
         .field("scope", &format!("{}/.default", resource.trim_end_matches('/')))
 }
 
-#[async_trait]
-impl Exchange for Entra {
-    async fn exchange(&self, resource: &str) -> Result<Issued> {
-        until_done(&POLICY, self, resource).await
-    }
+/// One exchange with one proof.
+struct Try<'a> {
+    entra: &'a Entra,
+    source: &'a ProofSource,
 }
 
 #[async_trait]
-impl Attempt for Entra {
+impl Attempt for Try<'_> {
     async fn attempt(&self, resource: &str) -> std::result::Result<Issued, Failed> {
-        let trust = self.trust().await.map_err(Failed::never)?;
-        let Proof { form, claims } = self.proof(resource).await.map_err(Failed::never)?;
-        let mut request = Request::new(Target::Token, Method::POST, self.endpoint.clone())
-            .header(header::CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"))
-            .header(header::ACCEPT, HeaderValue::from_static("application/json"));
-        request.body = RequestBody::Secret(form.into_body());
-        request.deadline = DEADLINE;
-        request.max_response = ANSWER_LIMIT;
-        request.trust = trust;
-        let response = self.egress.send(request).await.map_err(refusal::of_connection)?;
-        if response.status == 200 {
-            return parse_token_response(&response.body, self.clock.wall()).map_err(Failed::policy);
-        }
-        Err(refusal::of_answer(&response, claims.as_ref(), self.clock.wall()))
+        self.entra.attempt(self.source, resource).await
     }
 }

@@ -5,8 +5,10 @@ use url::Url;
 
 mod config;
 mod env;
+mod shared;
 
 pub use env::FederatedDefaults;
+pub use shared::SharedSettings;
 
 /// Where IMDS is on every Azure machine.
 pub(crate) const IMDS: &str = "http://169.254.169.254";
@@ -142,55 +144,31 @@ impl IdentitySettings {
             Self::WorkloadIdentity { client_id, tenant_id, authority_host, .. }
             | Self::ServicePrincipalSecret { client_id, tenant_id, authority_host, .. }
             | Self::ServicePrincipalCertificate { client_id, tenant_id, authority_host, .. } => {
-                check_names(client_id, tenant_id)?;
-                check_origin(authority_host, "the authority host (AZURE_AUTHORITY_HOST)")
+                check_application(client_id, tenant_id, authority_host)
             }
             Self::IdentityBinding { client_id, tenant_id, authority_host, proxy_url, .. } => {
-                check_names(client_id, tenant_id)?;
-                check_origin(authority_host, "the authority host (AZURE_AUTHORITY_HOST)")?;
-                check_https(proxy_url, "the token proxy (AZURE_KUBERNETES_TOKEN_PROXY)").map(drop)
+                check_application(client_id, tenant_id, authority_host)?;
+                check_proxy(proxy_url)
             }
-            Self::ManagedIdentity { selector, endpoint } => {
-                let (Selector::ClientId(id) | Selector::ObjectId(id) | Selector::ResourceId(id)) = selector
-                else {
-                    return check_metadata(endpoint.url());
-                };
-                if id.is_empty() || id.len() > 2048 || id.chars().any(|c| c.is_control() || c.is_whitespace())
-                {
-                    return Err(invalid("the managed identity's id is not an id".to_owned()));
-                }
-                check_metadata(endpoint.url())
-            }
+            Self::ManagedIdentity { selector, endpoint } => check_managed(selector, endpoint),
         }
     }
 
     /// Whose tokens these settings give.
     #[must_use]
     pub fn identity_key(&self) -> IdentityKey {
-        let federated = |method, authority: &str, tenant: &str, client: &str| IdentityKey {
-            method,
-            authority: authority.trim_end_matches('/').to_owned(),
-            tenant: tenant.to_owned(),
-            client: client.to_owned(),
-        };
         match self {
             Self::WorkloadIdentity { client_id, tenant_id, authority_host, .. } => {
-                federated("workload-identity", authority_host, tenant_id, client_id)
+                key("workload-identity", authority_host, tenant_id, client_id)
             }
             Self::IdentityBinding { client_id, tenant_id, authority_host, .. } => {
-                federated("identity-binding", authority_host, tenant_id, client_id)
+                key("identity-binding", authority_host, tenant_id, client_id)
             }
             Self::ServicePrincipalSecret { client_id, tenant_id, authority_host, .. }
             | Self::ServicePrincipalCertificate { client_id, tenant_id, authority_host, .. } => {
-                federated("service-principal", authority_host, tenant_id, client_id)
+                key("service-principal", authority_host, tenant_id, client_id)
             }
-            Self::ManagedIdentity { selector, endpoint } => {
-                let client = match selector {
-                    Selector::System => "system",
-                    Selector::ClientId(id) | Selector::ObjectId(id) | Selector::ResourceId(id) => id,
-                };
-                federated("managed-identity", endpoint.url(), "", client)
-            }
+            Self::ManagedIdentity { selector, endpoint } => managed_key(selector, endpoint),
         }
     }
 
@@ -217,6 +195,41 @@ impl IdentitySettings {
 
 pub(crate) fn invalid(message: String) -> Error {
     Error::new(Code::ConfigInvalid, message)
+}
+
+fn key(method: &'static str, authority: &str, tenant: &str, client: &str) -> IdentityKey {
+    IdentityKey {
+        method,
+        authority: authority.trim_end_matches('/').to_owned(),
+        tenant: tenant.to_owned(),
+        client: client.to_owned(),
+    }
+}
+
+fn managed_key(selector: &Selector, endpoint: &ManagedEndpoint) -> IdentityKey {
+    let client = match selector {
+        Selector::System => "system",
+        Selector::ClientId(id) | Selector::ObjectId(id) | Selector::ResourceId(id) => id,
+    };
+    key("managed-identity", endpoint.url(), "", client)
+}
+
+fn check_application(client_id: &str, tenant_id: &str, authority_host: &str) -> Result<()> {
+    check_names(client_id, tenant_id)?;
+    check_origin(authority_host, "the authority host (AZURE_AUTHORITY_HOST)")
+}
+
+fn check_proxy(proxy_url: &str) -> Result<()> {
+    check_https(proxy_url, "the token proxy (AZURE_KUBERNETES_TOKEN_PROXY)").map(drop)
+}
+
+fn check_managed(selector: &Selector, endpoint: &ManagedEndpoint) -> Result<()> {
+    if let Selector::ClientId(id) | Selector::ObjectId(id) | Selector::ResourceId(id) = selector
+        && (id.is_empty() || id.len() > 2048 || id.chars().any(|c| c.is_control() || c.is_whitespace()))
+    {
+        return Err(invalid("the managed identity's id is not an id".to_owned()));
+    }
+    check_metadata(endpoint.url())
 }
 
 fn check_names(client_id: &str, tenant_id: &str) -> Result<()> {

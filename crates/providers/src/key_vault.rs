@@ -20,6 +20,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use azure_core::http::{HttpClient, Url};
 use keyward_core::backoff::RetryPolicy;
+use keyward_core::cloud::Cloud;
 use keyward_core::config::Config;
 use keyward_core::{
     BundleType, CertificateContent, Clock, Code, Collection, Content, Error, FetchRequest, Fetched,
@@ -79,10 +80,16 @@ impl KeyVaultSettings {
     /// What a configuration says.
     #[must_use]
     pub fn from_config(config: &Config) -> Self {
-        let unverified = config.vaults.iter().filter(|vault| !vault.verify_challenge_resource);
+        Self::for_cloud(&config.cloud, &config.vaults)
+    }
+
+    /// For one cloud, with what an administrator says about single vaults.
+    #[must_use]
+    pub fn for_cloud(cloud: &Cloud, vaults: &[keyward_core::config::Vault]) -> Self {
+        let unverified = vaults.iter().filter(|vault| !vault.verify_challenge_resource);
         Self {
             unverified_challenge_hosts: unverified.map(|vault| vault.host.clone()).collect(),
-            ..Self::new(&config.cloud.audience)
+            ..Self::new(&cloud.audience)
         }
     }
 }
@@ -371,6 +378,12 @@ impl Provider for KeyVault {
 
     fn list_cost(&self, count: usize) -> usize {
         count.div_ceil(PAGE).max(1)
+    }
+
+    async fn prepare(&self, host: &VaultHost) {
+        if let Ok(vault) = self.vault(host) {
+            vault.session.prepare().await;
+        }
     }
 
     async fn warm_up(&self, host: &VaultHost) {

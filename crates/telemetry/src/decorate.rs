@@ -152,6 +152,10 @@ impl Provider for Observed {
         self.inner.list_cost(count)
     }
 
+    async fn prepare(&self, host: &VaultHost) {
+        self.inner.prepare(host).await;
+    }
+
     async fn warm_up(&self, host: &VaultHost) {
         self.inner.warm_up(host).await;
     }

@@ -76,6 +76,11 @@ impl Entry {
         self.refusal.as_ref().filter(|(_, until)| now < *until).map(|(error, _)| error.clone())
     }
 
+    /// The last error, when the last exchange failed.
+    pub(super) fn last_error(&self) -> Option<&Error> {
+        self.refusal.as_ref().map(|(error, _)| error)
+    }
+
     pub(super) fn succeed(&mut self, held: Held) {
         self.held = Some(held);
         self.set_aside = None;

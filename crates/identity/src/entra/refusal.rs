@@ -14,7 +14,14 @@ pub(super) fn of_connection(error: Error) -> Failed {
 }
 
 /// An answer that is no token.
-pub(super) fn of_answer(response: &Response, claims: Option<&AssertionClaims>, now: UnixTime) -> Failed {
+///
+/// `may_change` tells whether the proof, read again, may be another one.
+pub(super) fn of_answer(
+    response: &Response,
+    claims: Option<&AssertionClaims>,
+    may_change: bool,
+    now: UnixTime,
+) -> Failed {
     let header = |name: &str| response.headers.get(name).and_then(|value| value.to_str().ok());
     let wait = parse_retry_after(header, now);
     let status = response.status;
@@ -38,7 +45,7 @@ pub(super) fn of_answer(response: &Response, claims: Option<&AssertionClaims>, n
             let error = error(Code::TokenRefused, refused(status, &said, claims));
             let again = match number {
                 Some(70_021 | 700_211 | 700_212 | 700_213) => Again::Propagating,
-                Some(700_024) if claims.is_some() => Again::Reread,
+                Some(700_024) if claims.is_some() && may_change => Again::Reread,
                 _ => Again::Never,
             };
             Failed { error, again }
@@ -95,12 +102,12 @@ mod tests {
             issuer: "https://issuer/".to_owned(),
             subject: "system:serviceaccount:a:b".to_owned(),
             audience: "api://AzureADTokenExchange".to_owned(),
-            expires: None,
+            ..AssertionClaims::default()
         };
         let mut headers = http::HeaderMap::new();
         headers.insert("retry-after", http::HeaderValue::from_static("7"));
         let response = Response { status, headers, body: body.to_owned().into() };
-        of_answer(&response, Some(&claims), UnixTime::ZERO)
+        of_answer(&response, Some(&claims), true, UnixTime::ZERO)
     }
 
     fn numbered(status: u16, number: u32) -> Failed {

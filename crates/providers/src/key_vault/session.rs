@@ -91,6 +91,11 @@ impl Session {
         Ok(())
     }
 
+    /// Learns the challenge. A failure is told by the reads that follow.
+    pub(super) async fn prepare(self: &Arc<Self>) {
+        drop(self.known().await);
+    }
+
     /// The challenge to show to the SDK, with the resource that was verified here.
     pub(super) fn challenge_header(&self) -> Option<String> {
         match &*self.challenge.lock() {

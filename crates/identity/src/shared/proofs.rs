@@ -1,0 +1,99 @@
+use std::collections::HashMap;
+use std::time::Duration;
+
+use keyward_core::{Code, Error, Result};
+use tokio::sync::watch;
+
+use crate::Fingerprint;
+
+/// How long one exchange speaks for the credential that it was made with.
+pub(super) const LIFETIME: Duration = Duration::from_secs(600);
+
+/// Proofs that one identity remembers; a node runs far fewer pods.
+const LIMIT: usize = 1024;
+
+/// What was proved, and for which resource. Authority, tenant and client are the identity's own.
+pub(super) type Key = (Fingerprint, String);
+
+pub(super) type Flight = watch::Receiver<Option<Result<()>>>;
+pub(super) type Landing = watch::Sender<Option<Result<()>>>;
+
+/// Who proved the identity lately. All times are on the boot clock.
+#[derive(Default)]
+pub(super) struct Proofs(HashMap<Key, Proof>);
+
+#[derive(Default)]
+struct Proof {
+    /// When the exchange began that proved it.
+    at: Option<Duration>,
+    flight: Option<Flight>,
+}
+
+pub(super) enum Known {
+    Proved,
+    UnderWay(Flight),
+    Nothing,
+}
+
+impl Proof {
+    fn is_young(&self, now: Duration) -> bool {
+        self.at.is_some_and(|at| now.saturating_sub(at) < LIFETIME)
+    }
+
+    /// One whose task was lost does not count.
+    fn flight(&self) -> Option<&Flight> {
+        self.flight.as_ref().filter(|flight| flight.has_changed().is_ok())
+    }
+}
+
+impl Proofs {
+    pub(super) fn known(&self, key: &Key, now: Duration) -> Known {
+        match self.0.get(key) {
+            Some(proof) if proof.is_young(now) => Known::Proved,
+            Some(proof) => proof.flight().map_or(Known::Nothing, |flight| Known::UnderWay(flight.clone())),
+            None => Known::Nothing,
+        }
+    }
+
+    /// Makes room for one more exchange.
+    ///
+    /// # Errors
+    /// `KW_LIMIT_EXCEEDED` when the table is full of exchanges under way.
+    pub(super) fn begin(&mut self, key: &Key, now: Duration) -> Result<(Landing, Flight)> {
+        self.0.retain(|_, proof| proof.is_young(now) || proof.flight().is_some());
+        if self.0.len() >= LIMIT && !self.0.contains_key(key) {
+            let oldest = self.0.iter().filter(|(_, proof)| proof.flight().is_none());
+            let oldest = oldest.min_by_key(|(_, proof)| proof.at).map(|(key, _)| key.clone());
+            let oldest = oldest.ok_or_else(|| {
+                Error::new(Code::LimitExceeded, "too many pods are proving this identity at the same time")
+            })?;
+            self.0.remove(&oldest);
+        }
+        let (done, flight) = watch::channel(None);
+        self.0.entry(key.clone()).or_default().flight = Some(flight.clone());
+        Ok((done, flight))
+    }
+
+    /// The exchange ended, and proved the identity as of `at` or did not. One that was forgotten meanwhile proves
+    /// nothing.
+    pub(super) fn land(&mut self, key: &Key, done: &Landing, at: Option<Duration>) {
+        let Some(proof) = self.0.get_mut(key) else { return };
+        if !proof.flight.as_ref().is_some_and(|flight| flight.same_channel(&done.subscribe())) {
+            return;
+        }
+        proof.flight = None;
+        proof.at = at;
+        if at.is_none() {
+            self.0.remove(key);
+        }
+    }
+
+    pub(super) fn forget(&mut self, fingerprint: Fingerprint) {
+        self.0.retain(|key, _| key.0 != fingerprint);
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+}
