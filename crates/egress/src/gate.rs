@@ -90,8 +90,17 @@ impl Gate {
     /// `KW_VAULT_THROTTLED` or `KW_TIMEOUT` when none comes within 30 s (90 s for a refresh); or the failure of the
     /// caller ahead to connect.
     pub(crate) async fn enter(self: &Arc<Self>) -> Result<Pass> {
-        let priority = Priority::current();
-        let begun = Instant::now();
+        let (priority, begun) = (Priority::current(), Instant::now());
+        loop {
+            let pass = self.wait(&priority, begun).await?;
+            // A refusal may have come between the call and its being heard.
+            if !self.is_closed() {
+                return Ok(pass);
+            }
+        }
+    }
+
+    async fn wait(self: &Arc<Self>, priority: &Priority, begun: Instant) -> Result<Pass> {
         let (place, mut turn) = {
             let mut state = self.state.lock();
             let (number, turn) = state.queue.join(priority.urgency());
@@ -120,6 +129,10 @@ impl Gate {
                 turn.try_recv().unwrap_or_else(|_| Err(self.too_late()))
             }
         }
+    }
+
+    fn is_closed(&self) -> bool {
+        self.state.lock().closed_until.is_some_and(|until| Instant::now() < until)
     }
 
     fn too_late(&self) -> Error {

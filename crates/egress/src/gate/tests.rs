@@ -153,6 +153,115 @@ async fn a_vault_is_cold_again_when_its_last_connection_closes() {
     assert_eq!(gate.state.lock().protocol, None);
 }
 
+/// Calls under `urgency`, and says by `name` when its turn came.
+fn caller(
+    gate: &Arc<Gate>,
+    order: &Arc<Mutex<Vec<&'static str>>>,
+    name: &'static str,
+    urgency: Urgency,
+) -> (Priority, tokio::task::JoinHandle<()>) {
+    let (gate, order) = (Arc::clone(gate), Arc::clone(order));
+    let priority = Priority::new(urgency);
+    let scope = priority.clone();
+    let task = tokio::spawn(async move {
+        let pass = scope.scope(gate.enter()).await.unwrap();
+        order.lock().push(name);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        drop(pass);
+    });
+    (priority, task)
+}
+
+#[tokio::test(start_paused = true)]
+async fn starts_go_before_refreshes_and_each_in_the_order_of_their_arrival() {
+    let gate = gate(1, 1);
+    let busy = gate.enter().await.unwrap();
+    let order = Arc::<Mutex<Vec<_>>>::default();
+    let mut tasks = Vec::new();
+    for (name, urgency) in [
+        ("refresh 1", Urgency::Refresh),
+        ("start 1", Urgency::Start),
+        ("refresh 2", Urgency::Refresh),
+        ("start 2", Urgency::Start),
+    ] {
+        tasks.push(caller(&gate, &order, name, urgency).1);
+        settle().await;
+    }
+    drop(busy);
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert_eq!(*order.lock(), ["start 1", "start 2", "refresh 1", "refresh 2"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_that_somebody_begins_to_wait_for_no_longer_waits_behind_starts() {
+    let gate = gate(1, 1);
+    let busy = gate.enter().await.unwrap();
+    let order = Arc::<Mutex<Vec<_>>>::default();
+    let (_, other) = caller(&gate, &order, "other refresh", Urgency::Refresh);
+    settle().await;
+    let (priority, joined) = caller(&gate, &order, "joined refresh", Urgency::Refresh);
+    settle().await;
+    let (_, start) = caller(&gate, &order, "start", Urgency::Start);
+    settle().await;
+    priority.promote();
+    settle().await;
+    drop(busy);
+    for task in [other, joined, start] {
+        task.await.unwrap();
+    }
+    assert_eq!(*order.lock(), ["joined refresh", "start", "other refresh"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_that_waits_for_the_kept_third_goes_at_once_when_it_becomes_a_start() {
+    let rate = VaultRate { burst: 3, per_second: 1 };
+    let gate = Gate::new(Limits { http1: 16, http2: 100, rate }, Arc::new(Silent));
+    gate.connected(Protocol::Http2);
+    for _ in 0..2 {
+        drop(gate.enter().await.unwrap());
+    }
+    let order = Arc::<Mutex<Vec<_>>>::default();
+    let (priority, task) = caller(&gate, &order, "refresh", Urgency::Refresh);
+    settle().await;
+    assert!(order.lock().is_empty(), "the last third is kept for starts");
+    priority.promote();
+    settle().await;
+    assert_eq!(*order.lock(), ["refresh"]);
+    task.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn five_thousand_starts_of_one_moment_keep_to_the_rate_and_none_is_lost() {
+    let gate = gate(16, 100);
+    gate.connected(Protocol::Http2);
+    let begin = Instant::now();
+    let mut callers = JoinSet::new();
+    for _ in 0..5_000 {
+        let gate = Arc::clone(&gate);
+        callers.spawn(async move { gate.enter().await.map(|_| begin.elapsed()).unwrap() });
+    }
+    let mut passed = callers.join_all().await;
+    passed.sort();
+    assert!(passed[1_499] < Duration::from_millis(5), "{:?}", passed[1_499]);
+    let last = passed.last().unwrap();
+    assert!(*last >= Duration::from_secs(14) && *last < Duration::from_secs(15), "{last:?}");
+    // Key Vault's limit: 4,000 reads in any ten seconds.
+    let ten = Duration::from_secs(10);
+    assert!(passed.iter().all(|at| passed.iter().filter(|other| **other >= *at && **other - *at < ten).count() <= 4_001));
+}
+
+#[tokio::test(start_paused = true)]
+async fn refreshes_wait_longer_than_starts_before_they_fail() {
+    let gate = gate(1, 1);
+    let _busy = gate.enter().await.unwrap();
+    let start = Instant::now();
+    let refresh = Priority::new(Urgency::Refresh);
+    assert_eq!(refresh.scope(gate.enter()).await.err().unwrap().code(), Code::Timeout);
+    assert_eq!(start.elapsed(), REFRESH_LIMIT);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]

@@ -91,9 +91,64 @@ impl Proofs {
     pub(super) fn forget(&mut self, fingerprint: Fingerprint) {
         self.0.retain(|key, _| key.0 != fingerprint);
     }
+}
 
-    #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Credential;
+    use keyward_core::SecretBytes;
+
+    fn key(number: usize) -> Key {
+        let token = SecretBytes::copy_from(number.to_string().as_bytes());
+        (Credential::ServiceAccountToken(token).fingerprint(), "https://vault.azure.net".to_owned())
+    }
+
+    fn is_proved(proofs: &Proofs, number: usize, now: u64) -> bool {
+        matches!(proofs.known(&key(number), Duration::from_secs(now)), Known::Proved)
+    }
+
+    #[test]
+    fn the_table_is_bounded_and_the_oldest_proof_makes_room() {
+        let mut proofs = Proofs::default();
+        for number in 0..=LIMIT {
+            let at = Duration::from_millis(number as u64);
+            let (done, _flight) = proofs.begin(&key(number), at).unwrap();
+            proofs.land(&key(number), &done, Some(at));
+        }
+        assert_eq!(proofs.0.len(), LIMIT);
+        assert!(!is_proved(&proofs, 0, 2) && is_proved(&proofs, 1, 2) && is_proved(&proofs, LIMIT, 2));
+    }
+
+    #[test]
+    fn a_table_full_of_exchanges_under_way_takes_no_more() {
+        let mut proofs = Proofs::default();
+        let flights: Vec<_> =
+            (0..LIMIT).map(|number| proofs.begin(&key(number), Duration::ZERO).unwrap()).collect();
+        assert_eq!(proofs.begin(&key(LIMIT), Duration::ZERO).err().unwrap().code(), Code::LimitExceeded);
+        drop(flights);
+        assert!(proofs.begin(&key(LIMIT), Duration::ZERO).is_ok(), "lost exchanges do not count");
+    }
+
+    #[test]
+    fn a_proof_lapses_after_ten_minutes_and_leaves_the_table() {
+        let mut proofs = Proofs::default();
+        let (done, _flight) = proofs.begin(&key(1), Duration::ZERO).unwrap();
+        proofs.land(&key(1), &done, Some(Duration::ZERO));
+        assert!(is_proved(&proofs, 1, 599) && !is_proved(&proofs, 1, 600));
+        let _other = proofs.begin(&key(2), Duration::from_secs(600)).unwrap();
+        assert_eq!(proofs.0.len(), 1);
+    }
+
+    #[test]
+    fn an_exchange_that_was_forgotten_proves_nothing() {
+        let mut proofs = Proofs::default();
+        let (done, _flight) = proofs.begin(&key(1), Duration::ZERO).unwrap();
+        proofs.forget(key(1).0);
+        let (newer, _flight) = proofs.begin(&key(1), Duration::ZERO).unwrap();
+        proofs.land(&key(1), &done, Some(Duration::ZERO));
+        assert!(!is_proved(&proofs, 1, 0));
+        proofs.land(&key(1), &newer, Some(Duration::ZERO));
+        assert!(is_proved(&proofs, 1, 0));
     }
 }
