@@ -1,5 +1,6 @@
 //! Clocks and helpers that tests share.
 
+pub mod fake_api;
 mod hand_view;
 mod model_vault;
 
