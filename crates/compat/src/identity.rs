@@ -4,10 +4,10 @@ use crate::parameters::Parameters;
 /// Who asks the vault, as the class says it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClassIdentity {
-    /// No mode is named: the service principal of `nodePublishSecretRef` where the volume has one, otherwise workload
-    /// identity with the pod's own token.
+    /// No mode is named. With a `clientID` it is workload identity with the pod's own token; without one it is the
+    /// service principal of `nodePublishSecretRef` where the volume has one, otherwise workload identity again.
     Default {
-        /// `clientID`; without one the service account's annotation decides.
+        /// `clientID`; without one, and without a service principal, the service account's annotation decides.
         client_id: Option<String>,
     },
     /// `useAzureTokenProxy`: the cluster's identity binding exchanges the pod's token.
@@ -71,10 +71,13 @@ pub(crate) fn read(parameters: &Parameters<'_>, notes: &mut Notes) -> Option<Cla
         notes.add("userAssignedIdentityID", "has no meaning without useVMManagedIdentity");
     }
     if client_id.is_none() {
+        let unless = if proxy { "" } else { "unless the volume has nodePublishSecretRef, " };
         notes.add(
             "clientID",
-            "is absent: unless the volume has nodePublishSecretRef, the client id comes from the service account's \
-             annotation azure.workload.identity/client-id",
+            format!(
+                "is absent: {unless}the client id comes from the service account's annotation \
+                 azure.workload.identity/client-id"
+            ),
         );
     }
     Some(if proxy { ClassIdentity::TokenProxy { client_id } } else { ClassIdentity::Default { client_id } })

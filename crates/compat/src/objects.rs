@@ -33,7 +33,7 @@ pub(crate) fn read(text: &str, mistakes: &Mistakes) -> Vec<(usize, Fields)> {
         mistakes.note("objects", "is missing: say what to fetch");
         return Vec::new();
     }
-    let list = match yaml::read::<List>(text) {
+    let list = match yaml::read::<List>(text, "a YAML list of objects, alone or under `array`") {
         Ok(list) => list.map(List::items).unwrap_or_default(),
         Err(message) => {
             mistakes.note("objects", message);
@@ -54,7 +54,8 @@ pub(crate) fn read(text: &str, mistakes: &Mistakes) -> Vec<(usize, Fields)> {
         .filter_map(|(index, item)| {
             let fields = match item {
                 Item::Fields(fields) => Ok(*fields),
-                Item::Text(text) => yaml::read::<Fields>(&text).map(Option::unwrap_or_default),
+                Item::Text(text) => yaml::read::<Fields>(&text, "the fields of an object as YAML")
+                    .map(Option::unwrap_or_default),
             };
             fields.map(|fields| (index, fields)).map_err(|message| mistakes.note(place(index), message)).ok()
         })

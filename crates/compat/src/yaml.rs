@@ -4,7 +4,7 @@ use keyward_core::document::MAX_DOCUMENT;
 use serde::de::DeserializeOwned;
 
 /// Reads the first document of `text`, or says why not; the text itself is never quoted.
-pub(crate) fn read<T: DeserializeOwned>(text: &str) -> Result<Option<T>, String> {
+pub(crate) fn read<T: DeserializeOwned>(text: &str, expected: &str) -> Result<Option<T>, String> {
     if text.len() > MAX_DOCUMENT {
         return Err(format!("has {} bytes, more than the {MAX_DOCUMENT} allowed", text.len()));
     }
@@ -27,7 +27,7 @@ pub(crate) fn read<T: DeserializeOwned>(text: &str) -> Result<Option<T>, String>
                 .location()
                 .map(|at| format!(" at line {} column {}", at.line(), at.column()))
                 .unwrap_or_default();
-            format!("cannot be read{place}: expected plain YAML without anchors, aliases or repeated keys")
+            format!("cannot be read{place}: expected {expected}, without anchors, aliases or repeated keys")
         })?;
     Ok(documents.into_iter().next().flatten())
 }

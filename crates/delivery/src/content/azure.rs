@@ -34,7 +34,8 @@ pub(super) fn secret(
     };
     match source.decode {
         Decode::Base64 => base64(value.expose()),
-        how => decode(&value, how),
+        how => decode(&value, how)
+            .map_err(|_| invalid("the value is not hexadecimal; leave objectEncoding out, or store it so")),
     }
 }
 
@@ -117,6 +118,6 @@ fn base64(text: &[u8]) -> Result<SecretBytes> {
     let mut bytes = Zeroizing::new(vec![0; base64::decoded_len_estimate(joined.len())]);
     let length = AS_IN_GO
         .decode_slice(joined.as_slice(), &mut bytes)
-        .map_err(|_| invalid("the value is not base64; leave objectEncoding out, or store it encoded"))?;
+        .map_err(|_| invalid("the value is not base64; leave objectEncoding out, or store it so"))?;
     Ok(SecretBytes::copy_from(&bytes[..length]))
 }
