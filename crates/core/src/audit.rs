@@ -50,6 +50,21 @@ pub enum Actor {
         /// Process id as the kernel reported it; 0 across pid namespaces. Informative only.
         pid: i32,
     },
+    /// A process on the socket in a pod's volume.
+    PodPeer {
+        /// The pod's namespace.
+        namespace: String,
+        /// The pod's name.
+        name: String,
+        /// The pod's UID.
+        pod: String,
+        /// The process's user id.
+        uid: u32,
+        /// The process's group id.
+        gid: u32,
+        /// As in [`Self::Peer`].
+        pid: i32,
+    },
     /// A pod.
     Pod {
         /// Namespace.

@@ -12,6 +12,8 @@ mod client;
 mod connection;
 mod convert;
 mod method;
+mod peer;
+pub mod pod_cgroup;
 mod rate;
 mod secrets;
 mod server;
@@ -23,6 +25,8 @@ mod watch;
 mod wire;
 
 pub use client::{connect, probe};
+pub use peer::{Peer, PeerCheck};
+pub use pod_cgroup::PodCgroup;
 pub use server::{Parts, Server};
-pub use settings::ApiSettings;
+pub use settings::{ApiSettings, Pod};
 pub use status::{DOMAIN, canonical_code, status};

@@ -10,13 +10,14 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::ApiSettings;
 use crate::caller::{Access, Callers, Slot, access};
 use crate::connection::Connection;
+use crate::peer::{Peer, PeerCheck};
 use crate::secrets::Refreshes;
 use crate::socket::Bound;
 use crate::standard::{Health, Reflection};
 use crate::watch::Watches;
+use crate::{ApiSettings, Pod};
 
 /// Refused connections that are told why at a time; more are closed without a word.
 const MAX_REFUSED: usize = 64;
@@ -40,6 +41,7 @@ pub struct Server {
     bound: Bound,
     shared: Arc<Shared>,
     ready: watch::Receiver<bool>,
+    check: Option<Arc<dyn PeerCheck>>,
 }
 
 /// What all connections share.
@@ -89,7 +91,13 @@ impl Server {
             began: Instant::now(),
             settings,
         };
-        Ok(Self { bound, shared: Arc::new(shared), ready: parts.ready })
+        Ok(Self { bound, shared: Arc::new(shared), ready: parts.ready, check: None })
+    }
+
+    /// Admits only peers that `check` admits too.
+    #[must_use]
+    pub fn check_peers(self, check: Arc<dyn PeerCheck>) -> Self {
+        Self { check: Some(check), ..self }
     }
 
     /// Answers until `shutdown`, then removes the socket, ends watches with `KW_SHUTTING_DOWN` and lets calls in
@@ -98,8 +106,8 @@ impl Server {
     /// # Errors
     /// `KW_FILE_SYSTEM` when the runtime cannot take the socket.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<()> {
-        let Self { bound, shared, mut ready } = self;
-        let listener = bound.listener.try_clone().and_then(UnixListener::from_std).map_err(|error| {
+        let Self { bound: Bound { listener, place }, shared, mut ready, check } = self;
+        let listener = UnixListener::from_std(listener).map_err(|error| {
             Error::new(
                 Code::FileSystem,
                 "the runtime cannot take the socket; the limit on open files may be too low",
@@ -112,7 +120,7 @@ impl Server {
         let mut ready_known = true;
         let is_ready = *ready.borrow_and_update();
         shared.health.set(is_ready).await;
-        tracing::info!(socket = %shared.settings.socket.display(), "the local API is listening");
+        tracing::info!(socket = %shared.settings.shown(), "the local API is listening");
         loop {
             tokio::select! {
                 biased;
@@ -125,7 +133,7 @@ impl Server {
                 Some(_) = connections.join_next() => {}
                 Some(_) = refused.join_next() => {}
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => match admit(&shared, &stream) {
+                    Ok((stream, _)) => match admit(&shared, check.as_deref(), &stream) {
                         Some((connection, true)) => drop(connections.spawn(connection.run(stream))),
                         Some((connection, false)) if refused.len() < MAX_REFUSED => {
                             drop(refused.spawn(connection.run(stream)));
@@ -141,7 +149,7 @@ impl Server {
             }
         }
         drop(listener);
-        drop(bound);
+        drop(place);
         refused.abort_all();
         shared.health.stop().await;
         shared.stopping.cancel();
@@ -158,25 +166,36 @@ impl Server {
 }
 
 /// Decides about a new connection; the flag says whether it was admitted. `None`: nothing is known about the peer.
-fn admit(shared: &Arc<Shared>, stream: &UnixStream) -> Option<(Connection, bool)> {
-    let peer = stream.peer_cred().ok()?;
+fn admit(
+    shared: &Arc<Shared>,
+    check: Option<&dyn PeerCheck>,
+    stream: &UnixStream,
+) -> Option<(Connection, bool)> {
+    let peer = Peer::of(stream, check.is_some())?;
     let own_uid = nix::unistd::geteuid().as_raw();
     let settings = &shared.settings;
-    let mut access = access(peer.uid(), own_uid, settings.allow_uids.as_deref());
+    let mut access = access(peer.uid, own_uid, settings.allow_uids.as_deref());
+    if let Some(Err(refusal)) = check.map(|check| check.check(&peer)) {
+        access = Access { refusal: Some(refusal), health: false };
+    }
     let mut slot: Option<Slot> = None;
     if access.refusal.is_none() || access.health {
-        match shared.callers.connect(peer.uid(), settings, shared.now()) {
+        match shared.callers.connect(peer.uid, settings, shared.now()) {
             Ok(free) => slot = Some(free),
             Err(error) => access = Access { refusal: Some(error), health: false },
         }
     }
-    let actor = Actor::Peer { uid: peer.uid(), gid: peer.gid(), pid: peer.pid().unwrap_or_default() };
+    let Peer { uid, gid, pid, .. } = peer;
+    let actor = match settings.pod.clone() {
+        None => Actor::Peer { uid, gid, pid },
+        Some(Pod { namespace, name, uid: pod }) => Actor::PodPeer { namespace, name, pod, uid, gid, pid },
+    };
     if let Some(refusal) = access.refusal.as_ref().filter(|_| !access.health) {
         let event = AuditEvent {
             at: shared.clock.wall(),
             actor: actor.clone(),
             action: Action::Read,
-            object: settings.socket.display().to_string(),
+            object: settings.shown(),
             version: None,
             identity: None,
             error: Some(refusal.code()),
@@ -185,7 +204,7 @@ fn admit(shared: &Arc<Shared>, stream: &UnixStream) -> Option<(Connection, bool)
         };
         // Nothing is given to this caller, so a log that cannot take the record withholds nothing more.
         let _ = shared.audit.record(event);
-        tracing::debug!(uid = peer.uid(), code = refusal.code().as_str(), "a connection was refused");
+        tracing::debug!(uid, code = refusal.code().as_str(), "a connection was refused");
     }
     let admitted = slot.is_some();
     Some((Connection::new(Arc::clone(shared), actor, access, slot), admitted))

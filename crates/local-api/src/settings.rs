@@ -6,6 +6,13 @@ use std::time::Duration;
 pub struct ApiSettings {
     /// Path of the Unix socket. Its directory must exist.
     pub socket: PathBuf,
+    /// What the socket is called in logs, audit records and errors, where the path means nothing to people, such as one
+    /// below `/proc/self/fd`; `None` shows the path.
+    pub shown: Option<String>,
+    /// The pod that the socket is for: audit records then name it beside the caller's user id.
+    pub pod: Option<Pod>,
+    /// Whether the name in the directory is ours: whatever stands there is then replaced, a live socket too.
+    pub replace: bool,
     /// Permission bits of the socket. A client needs write permission to connect.
     pub mode: u32,
     /// Owner of the socket; `None` leaves the process's own.
@@ -54,12 +61,32 @@ pub struct ApiSettings {
     pub drain_timeout: Duration,
 }
 
+/// A pod by its names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pod {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// UID.
+    pub uid: String,
+}
+
 impl ApiSettings {
+    /// What the socket is called.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        self.shown.clone().unwrap_or_else(|| self.socket.display().to_string())
+    }
+
     /// The defaults, at `socket`.
     #[must_use]
     pub fn new(socket: impl Into<PathBuf>) -> Self {
         Self {
             socket: socket.into(),
+            shown: None,
+            pod: None,
+            replace: false,
             mode: 0o666,
             uid: None,
             gid: None,

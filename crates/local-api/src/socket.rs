@@ -15,7 +15,7 @@ use crate::ApiSettings;
 /// A listening socket, and its place in the file system, which is cleared on drop.
 pub(crate) struct Bound {
     pub(crate) listener: UnixListener,
-    _place: Place,
+    pub(crate) place: Place,
 }
 
 impl Bound {
@@ -27,8 +27,10 @@ impl Bound {
     /// # Errors
     /// `KW_FILE_SYSTEM`, naming the path and what to do.
     pub(crate) fn bind(settings: &ApiSettings) -> Result<Self> {
-        let path = settings.socket.as_path();
-        let (parent, name) = split(path)?;
+        let shown = settings.shown();
+        let path = shown.as_str();
+        let (parent, name) =
+            split(&settings.socket).ok_or_else(|| failed(path, "this is not the path of a socket"))?;
         let dir = open(parent, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
             .map_err(|errno| {
                 failed(
@@ -40,7 +42,9 @@ impl Bound {
                     ),
                 )
             })?;
-        refuse_taken(&dir, &name, path)?;
+        if !settings.replace {
+            refuse_taken(&dir, &name, path)?;
+        }
 
         let hidden = OsString::from(format!(".s{}", std::process::id()));
         match unlinkat(&dir, hidden.as_os_str(), UnlinkatFlags::NoRemoveDir) {
@@ -67,11 +71,11 @@ impl Bound {
             let _ = unlinkat(&dir, hidden.as_os_str(), UnlinkatFlags::NoRemoveDir);
         }
         let stat = opened?;
-        Ok(Self { listener: UnixListener::from(fd), _place: Place { dir, name, stat } })
+        Ok(Self { listener: UnixListener::from(fd), place: Place { dir, name, stat } })
     }
 }
 
-struct Place {
+pub(crate) struct Place {
     dir: OwnedFd,
     name: OsString,
     stat: FileStat,
@@ -87,16 +91,13 @@ impl Drop for Place {
     }
 }
 
-fn split(path: &Path) -> Result<(&Path, OsString)> {
-    match (path.parent(), path.file_name()) {
-        (Some(parent), Some(name)) if parent == Path::new("") => Ok((Path::new("."), name.to_owned())),
-        (Some(parent), Some(name)) => Ok((parent, name.to_owned())),
-        _ => Err(failed(path, "this is not the path of a socket")),
-    }
+fn split(path: &Path) -> Option<(&Path, OsString)> {
+    let (parent, name) = (path.parent()?, path.file_name()?.to_owned());
+    Some((if parent == Path::new("") { Path::new(".") } else { parent }, name))
 }
 
 /// Refuses to replace anything but a socket that nobody listens on.
-fn refuse_taken(dir: &OwnedFd, name: &OsStr, path: &Path) -> Result<()> {
+fn refuse_taken(dir: &OwnedFd, name: &OsStr, path: &str) -> Result<()> {
     let stat = match fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
         Ok(stat) => stat,
         Err(Errno::ENOENT) => return Ok(()),
@@ -128,7 +129,8 @@ fn finish(
     fd: &OwnedFd,
     settings: &ApiSettings,
 ) -> Result<FileStat> {
-    let path = settings.socket.as_path();
+    let shown = settings.shown();
+    let path = shown.as_str();
     // By descriptor from here on: whoever may write the directory could swap the name for a link.
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let file = openat(dir, hidden, flags, Mode::empty()).map_err(|errno| failed(path, errno.desc()))?;
@@ -169,13 +171,14 @@ fn cwd() -> BorrowedFd<'static> {
     nix::fcntl::AT_FDCWD
 }
 
-fn failed(path: &Path, why: &str) -> Error {
-    Error::new(Code::FileSystem, format!("the socket {} cannot be opened: {why}", path.display()))
+fn failed(path: &str, why: &str) -> Error {
+    Error::new(Code::FileSystem, format!("the socket {path} cannot be opened: {why}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsFd;
     use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
     use std::os::unix::net::UnixStream;
 
@@ -218,6 +221,38 @@ mod tests {
         assert!(error.message().contains("another process is listening"), "{error}");
         UnixStream::connect(&path).unwrap();
         drop(bound);
+    }
+
+    #[test]
+    fn below_a_directory_descriptor_it_is_bound_and_removed_and_called_as_the_caller_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let fd = std::fs::File::open(dir.path()).unwrap();
+        let below = |name: &str| PathBuf::from(format!("/proc/self/fd/{}/{name}", fd.as_fd().as_raw_fd()));
+        let shown = Some("the socket of shop/web-0".to_owned());
+        let bound = Bound::bind(&ApiSettings { shown: shown.clone(), ..settings(below("s.sock")) }).unwrap();
+        UnixStream::connect(dir.path().join("s.sock")).unwrap();
+        drop(bound);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        let missing = ApiSettings { shown, ..settings(below("missing/s.sock")) };
+        let error = Bound::bind(&missing).err().unwrap();
+        assert!(error.message().starts_with("the socket the socket of shop/web-0 cannot"), "{error}");
+    }
+
+    #[test]
+    fn in_a_directory_of_ours_whatever_was_planted_under_the_name_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.sock");
+        let ours = ApiSettings { replace: true, ..settings(path.clone()) };
+        std::fs::write(dir.path().join("target"), "precious").unwrap();
+        std::os::unix::fs::symlink(dir.path().join("target"), &path).unwrap();
+        drop(Bound::bind(&ours).unwrap());
+        let _planted = UnixListener::bind(&path).unwrap();
+        let bound = Bound::bind(&ours).unwrap();
+        let stat = path.symlink_metadata().unwrap();
+        assert!(stat.file_type().is_socket());
+        assert_eq!(std::fs::read_to_string(dir.path().join("target")).unwrap(), "precious");
+        drop(bound);
+        assert!(!path.exists());
     }
 
     #[test]

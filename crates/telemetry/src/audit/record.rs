@@ -254,7 +254,20 @@ enum ActorText<'a> {
     Keyward,
     Any,
     Peer { uid: u32, gid: u32, pid: i32 },
-    Pod { namespace: &'a str, name: &'a str, uid: &'a str },
+    Pod {
+        namespace: &'a str,
+        name: &'a str,
+        uid: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        peer: Option<PeerText>,
+    },
+}
+
+#[derive(Serialize)]
+struct PeerText {
+    uid: u32,
+    gid: u32,
+    pid: i32,
 }
 
 impl<'a> From<&'a Actor> for ActorText<'a> {
@@ -263,8 +276,14 @@ impl<'a> From<&'a Actor> for ActorText<'a> {
             Actor::Keyward => Self::Keyward,
             Actor::Peer { uid, gid, pid } => Self::Peer { uid: *uid, gid: *gid, pid: *pid },
             Actor::Pod { namespace, name, uid } => {
-                Self::Pod { namespace: cut(namespace), name: cut(name), uid: cut(uid) }
+                Self::Pod { namespace: cut(namespace), name: cut(name), uid: cut(uid), peer: None }
             }
+            Actor::PodPeer { namespace, name, pod, uid, gid, pid } => Self::Pod {
+                namespace: cut(namespace),
+                name: cut(name),
+                uid: cut(pod),
+                peer: Some(PeerText { uid: *uid, gid: *gid, pid: *pid }),
+            },
         }
     }
 }
@@ -313,6 +332,17 @@ mod tests {
             String::from_utf8(line).unwrap(),
             r#"{"schema":"keyward.audit.v1","log":"keyward/n/1","seq":3,"checkpoints":1,"time":"2026-11-23T06:40:11.123456789Z","actor":{"kind":"peer","uid":1000,"gid":1000,"pid":7},"action":"read","object":"https://shop.vault.azure.net/secrets/db","version":"0123456789abcdef0123456789abcdef","result":"KW_UNKNOWN_NAME","trace_id":"4bf92f3577b34da6a3ce929d0e0e4736"}"#
         );
+    }
+
+    #[test]
+    fn a_process_in_a_pod_is_recorded_as_both() {
+        let (namespace, name, pod) = ("shop".to_owned(), "web-0".to_owned(), "u-1".to_owned());
+        let actor = Actor::PodPeer { namespace, name, pod, uid: 1000, gid: 7, pid: 0 };
+        let line =
+            line("keyward/n/1", 3, 1, Duration::from_secs(9), &Body::Act(AuditEvent { actor, ..event() }));
+        let line = String::from_utf8(line).unwrap();
+        let expected = r#""actor":{"kind":"pod","namespace":"shop","name":"web-0","uid":"u-1","peer":{"uid":1000,"gid":7,"pid":0}}"#;
+        assert!(line.contains(expected), "{line}");
     }
 
     #[test]

@@ -207,6 +207,10 @@ impl PartialEq for Caller<'_> {
     fn eq(&self, other: &Self) -> bool {
         match (self.0, other.0) {
             (Actor::Peer { uid, gid, .. }, Actor::Peer { uid: u, gid: g, .. }) => (uid, gid) == (u, g),
+            (
+                Actor::PodPeer { pod, uid, gid, .. },
+                Actor::PodPeer { pod: other, uid: u, gid: g, .. },
+            ) => (pod, uid, gid) == (other, u, g),
             (a, b) => a == b,
         }
     }
@@ -216,6 +220,7 @@ impl Hash for Caller<'_> {
     fn hash<H: Hasher>(&self, state: &mut H) {
         match self.0 {
             Actor::Peer { uid, gid, .. } => (uid, gid).hash(state),
+            Actor::PodPeer { pod, uid, gid, .. } => (pod, uid, gid).hash(state),
             other => other.hash(state),
         }
     }
