@@ -1,8 +1,28 @@
-//! The mounter: mounts what the broker asks for, and nothing else (promise 14).
+//! The mounter: it mounts what the broker asks for, and nothing else (promise 14).
+//!
+//! It is the process that the container starts. It may mount and change owners, has no network and holds no secret:
+//! content is written by the broker, through descriptors. It takes one fixed-size request at a time, believes none of
+//! it, and works beneath descriptors that it opened itself. Between requests it sleeps in `poll`.
+//!
+//! Each tmpfs has two mounts. One is read-only from its first moment, waits in a directory that only this process sees,
+//! and is moved to the volume's target by the commit. The other is writable and attached nowhere; its root is what the
+//! broker gets. So a volume is never writable where it can be seen, and no directory of the broker's leads anywhere.
+
+mod detached;
+mod listen;
+mod serve;
+mod signals;
+mod start;
+mod state;
+mod table;
+mod targets;
+mod tmpfs;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
+
+use keyward_core::Result;
 
 /// What the mounter is told on its command line.
 #[derive(Debug, Clone)]
@@ -13,7 +33,7 @@ pub struct Settings {
     pub endpoint: PathBuf,
     /// Where the registration socket is bound.
     pub registration_socket: Option<PathBuf>,
-    /// Where state is kept that outlives a restart.
+    /// Where state is kept that outlives a restart: `volumes/` on disk, `snapshot/` in memory.
     pub state_dir: PathBuf,
     /// Accept a tmpfs that can be swapped out while swap is on.
     pub allow_swap: bool,
@@ -21,8 +41,37 @@ pub struct Settings {
     pub broker_args: Vec<OsString>,
 }
 
-/// Runs the mounter until the broker ends.
+/// Prepares the state directory, starts the broker, gives up what is not needed, and serves until the broker ends.
+/// Returns the broker's exit code; 128 and the signal's number when a signal ended it; 69 when the start fails.
 #[must_use]
-pub fn run(_settings: Settings) -> ExitCode {
-    ExitCode::FAILURE
+pub fn run(settings: Settings) -> ExitCode {
+    match serve(&settings) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            report(&error.to_string());
+            ExitCode::from(69)
+        }
+    }
+}
+
+fn serve(settings: &Settings) -> Result<u8> {
+    let signals = signals::Signals::block()?;
+    tmpfs::check_kernel()?;
+    state::prepare(settings)?;
+    let mut broker = start::broker(settings)?;
+    let result = start::confined(settings, &broker).and_then(|mut mounter| {
+        let code = broker.attend(&signals, &mut mounter);
+        mounter.sockets.remove();
+        code
+    });
+    if result.is_err() {
+        broker.kill();
+    }
+    result
+}
+
+/// The mounter has no log but standard error, and little to say.
+#[expect(clippy::print_stderr, reason = "the process's only voice")]
+fn report(text: &str) {
+    eprintln!("keyward-csi-driver: mounter: {text}");
 }

@@ -1,0 +1,194 @@
+//! Starting the broker, and what the mounter gives up before it listens to it.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, Stdio};
+
+use keyward_core::{Code, Error, Result};
+use nix::sched::{CloneFlags, unshare};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::CapabilitySet;
+
+use super::detached::Waiting;
+use super::listen::Sockets;
+use super::serve::Mounter;
+use super::signals::{Came, Signals};
+use super::table::Table;
+use super::targets::Targets;
+use super::{Settings, report, state};
+use crate::confine::{Allow, Filter, failed, keep_only, one_thread};
+
+/// How long a broker may live after it closed its end of the socket.
+const LINGER: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
+
+/// The broker's process, and our end of the socket to it.
+pub(super) struct Broker {
+    child: Child,
+    socket: OwnedFd,
+}
+
+/// Starts this very program as the broker, with its end of the socket as standard input.
+pub(super) fn broker(settings: &Settings) -> Result<Broker> {
+    let flags = SocketFlags::CLOEXEC;
+    let (socket, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+        .map_err(failed("make a socket pair"))?;
+    let child = Command::new("/proc/self/exe")
+        .args(&settings.broker_args)
+        .stdin(Stdio::from(theirs))
+        .spawn()
+        .map_err(|error| Error::new(Code::Internal, format!("cannot start the broker: {error}")))?;
+    Ok(Broker { child, socket })
+}
+
+/// Moves into namespaces of the mounter's own, opens what it works beneath, and drops all but what it needs.
+pub(super) fn confined(settings: &Settings, broker: &Broker) -> Result<Mounter> {
+    one_thread()?;
+    // The network is new and empty. The mounts are the same, and those that are shared stay so: what is mounted or
+    // unmounted on them shows on the host; but the waiting room is nobody else's.
+    unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET).map_err(failed("leave the namespaces"))?;
+    let table = Table::open().map_err(failed("read the mount table"))?;
+    let waiting = Waiting::new(state::waiting_room(settings, &table)?, settings.allow_swap);
+    let targets = Targets::open(&settings.kubelet_dir, table).map_err(|errno| {
+        Error::new(
+            Code::FileSystem,
+            format!(
+                "cannot open {}/pods: {}; mount kubelet's directory into the container at the same path, with \
+                 mountPropagation: Bidirectional",
+                settings.kubelet_dir.display(),
+                std::io::Error::from(errno)
+            ),
+        )
+    })?;
+    keep_only(CapabilitySet::SYS_ADMIN | CapabilitySet::CHOWN)?;
+    filter(broker.child.id()).install()?;
+    Ok(Mounter { waiting, targets, sockets: Sockets::new(settings) })
+}
+
+impl Broker {
+    /// Serves the broker until it has ended, and passes on to it what ends the driver. Returns the exit code.
+    pub(super) fn attend(&mut self, signals: &Signals, mounter: &mut Mounter) -> Result<u8> {
+        let mut listening = true;
+        loop {
+            let mut wanted = [
+                PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
+                PollFd::from_borrowed_fd(self.socket.as_fd(), PollFlags::IN),
+            ];
+            let watched = if listening { &mut wanted[..] } else { &mut wanted[..1] };
+            let ready = match poll(watched, (!listening).then_some(&LINGER)) {
+                Err(Errno::INTR) => continue,
+                ready => ready.map_err(failed("wait for requests"))?,
+            };
+            let asked = listening && !wanted[1].revents().is_empty();
+            if ready == 0 {
+                self.kill();
+            }
+            while let Some(came) = signals.next() {
+                match came {
+                    Came::End(signal) => self.signal(signal),
+                    Came::Child => {}
+                }
+            }
+            if let Some(status) = self.child.try_wait().map_err(failed("wait for the broker"))? {
+                if let Some(signal) = status.signal() {
+                    report(&format!("the broker was ended by signal {signal}"));
+                }
+                // An exit code has eight bits.
+                let code = status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(1);
+                return Ok(u8::try_from(code).unwrap_or(1));
+            }
+            if asked && !mounter.serve(&self.socket) {
+                listening = false;
+            }
+        }
+    }
+
+    /// Ends the broker at once.
+    pub(super) fn kill(&mut self) {
+        let _ = self.child.kill();
+    }
+
+    fn signal(&self, signal: nix::sys::signal::Signal) {
+        let signal = if signal == nix::sys::signal::Signal::SIGINT { Signal::INT } else { Signal::TERM };
+        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
+            let _ = kill_process(pid, signal);
+        }
+    }
+}
+
+/// All that is called from here on. No new process, no program, no network; signals to nobody but the broker.
+fn filter(broker: u32) -> Filter {
+    let executable = libc::PROT_EXEC as u64;
+    let mut filter = Filter::default()
+        .any(CALLS)
+        .when(libc::SYS_mmap, &[Allow::Bits(2, executable, 0)])
+        .when(libc::SYS_mprotect, &[Allow::Bits(2, executable, 0)])
+        .when(libc::SYS_socket, &[Allow::Equal(0, libc::AF_UNIX as u64)])
+        .when(libc::SYS_kill, &[Allow::Equal(0, broker.into())])
+        .when(libc::SYS_tgkill, &[Allow::Equal(0, std::process::id().into())]);
+    // The standard library holds a descriptor of the child's process where it can.
+    for signal in [libc::SIGKILL, libc::SIGTERM, libc::SIGINT] {
+        filter = filter.when(libc::SYS_pidfd_send_signal, &[Allow::Equal(1, signal as u64)]);
+    }
+    filter
+}
+
+const CALLS: &[i64] = &[
+    libc::SYS_bind,
+    libc::SYS_brk,
+    libc::SYS_clock_gettime,
+    libc::SYS_close,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_fchmod,
+    libc::SYS_fchown,
+    libc::SYS_fcntl,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_fsopen,
+    libc::SYS_fspick,
+    libc::SYS_fstat,
+    libc::SYS_fstatfs,
+    libc::SYS_futex,
+    libc::SYS_getpid,
+    libc::SYS_getrandom,
+    libc::SYS_gettid,
+    libc::SYS_inotify_add_watch,
+    libc::SYS_inotify_init1,
+    libc::SYS_listen,
+    libc::SYS_lseek,
+    libc::SYS_madvise,
+    libc::SYS_mkdirat,
+    libc::SYS_mount_setattr,
+    libc::SYS_move_mount,
+    libc::SYS_mremap,
+    libc::SYS_munmap,
+    libc::SYS_newfstatat,
+    libc::SYS_open_tree,
+    libc::SYS_openat,
+    libc::SYS_openat2,
+    libc::SYS_ppoll,
+    libc::SYS_pread64,
+    libc::SYS_read,
+    libc::SYS_readlinkat,
+    libc::SYS_recvmsg,
+    libc::SYS_renameat,
+    libc::SYS_restart_syscall,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sched_yield,
+    libc::SYS_sendmsg,
+    libc::SYS_sigaltstack,
+    libc::SYS_statx,
+    libc::SYS_umount2,
+    libc::SYS_unlinkat,
+    libc::SYS_wait4,
+    libc::SYS_waitid,
+    libc::SYS_write,
+    libc::SYS_writev,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_poll,
+];
