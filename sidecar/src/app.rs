@@ -1,7 +1,6 @@
 //! The composition root: the only file that names concrete types.
 
 mod api;
-mod trail;
 mod upstream;
 
 use std::path::Path;
@@ -9,14 +8,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyward_broker::{Broker, BrokerSettings};
-use keyward_core::audit::{Action, Actor, AuditEvent, AuditSink};
+use keyward_core::audit::AuditSink;
 use keyward_core::config::Config;
 use keyward_core::observe::Observer;
 use keyward_core::{Clock, Code, Error, Result, SystemClock};
 use keyward_delivery::notify::Notifier;
+use keyward_egress::Files;
 use keyward_telemetry::audit::AuditLog;
 use keyward_telemetry::health::{Condition, Health};
-use keyward_telemetry::{Metrics, admin, logs, traces};
+use keyward_telemetry::{Metrics, admin, setup as telemetry};
 use keyward_volume::{Kept, Parts, Pass};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
@@ -24,10 +24,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::Setup;
 use crate::engine::{ACTOR, Engine, GRACE, prepare};
-use crate::reload::Files;
 use crate::signals::{Arrived, Signals};
 use crate::supervisor;
 use upstream::Upstream;
+
+/// As metrics and traces name the process.
+const NAME: &str = "keyward-sidecar";
 
 /// What is told of a change while shutting down is told within this time.
 const NOTIFY_DRAIN: Duration = Duration::from_secs(2);
@@ -46,24 +48,20 @@ pub(crate) async fn probe(socket: &Path) -> Result<()> {
 /// Configuration, identity files, tmpfs, sockets; with `once` also the first object that is missing.
 pub(crate) async fn run(setup: Setup, once: bool) -> Result<()> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let exporter = start_logs(&setup.config, &clock)?;
+    let (log, traces) = (&setup.config.log, setup.config.traces.as_ref());
+    let exporter = telemetry::start_logs(log, traces, NAME, env!("CARGO_PKG_VERSION"), &clock)?;
     let mut signals = Signals::listen()?;
-    let metrics = Arc::new(Metrics::new("keyward-sidecar", env!("CARGO_PKG_VERSION")));
+    let metrics = Arc::new(Metrics::new(NAME, env!("CARGO_PKG_VERSION")));
     metrics.started(clock.wall());
     register_memory(&metrics);
     let observer: Arc<dyn Observer> = Arc::clone(&metrics) as Arc<dyn Observer>;
     let health = Health::new(&conditions(&setup.config, once));
     health.set(Condition::Configuration, true);
-    let log = trail::open(&setup.config.audit, &clock, &observer)?;
+    let log = telemetry::audit_log(&setup.config.audit, &clock, &observer, fastrand::u64(..))?;
     let audit: Arc<dyn AuditSink> = Arc::clone(&log) as Arc<dyn AuditSink>;
-    let checkpoints = Arc::clone(&log);
-    metrics.register_gauge(
-        "audit_checkpoint_timestamp_seconds",
-        "When the audit log last signed a checkpoint, Unix time",
-        move || i64::try_from(checkpoints.last_checkpoint().as_secs()).unwrap_or(i64::MAX),
-    );
+    telemetry::register_audit(&metrics, &log);
     let upstream = Upstream::build(&setup.config, &clock, &observer, &audit)?;
-    configured(&*audit, &*clock, None);
+    telemetry::configured(&*audit, &*clock, None);
     let stop = CancellationToken::new();
     let exporting = exporter.map(|exporter| {
         metrics.register_counter("traces_dropped_spans", "Spans that were not exported", exporter.dropped());
@@ -225,7 +223,7 @@ impl Sidecar {
             let upstream = if same { None } else { Some(Upstream::build(&config, clock, observer, audit)?) };
             Ok((config, upstream))
         });
-        configured(&**audit, &**clock, renewed.as_ref().err().map(Error::code));
+        telemetry::configured(&**audit, &**clock, renewed.as_ref().err().map(Error::code));
         let (config, upstream) = match renewed {
             Ok(renewed) => renewed,
             Err(error) => {
@@ -288,26 +286,6 @@ fn broker_settings(config: &Config) -> BrokerSettings {
     }
 }
 
-fn start_logs(config: &Config, clock: &Arc<dyn Clock>) -> Result<Option<traces::Exporter>> {
-    let format = if config.log.json { logs::Format::Json } else { logs::Format::Text };
-    let (layer, exporter) = config
-        .traces
-        .as_ref()
-        .map(|settings| {
-            let settings = traces::Settings {
-                endpoint: settings.endpoint.clone(),
-                ratio: f64::from(settings.sample_per_mille) / 1000.0,
-                object_names: false,
-                resource: trail::resource(),
-            };
-            traces::tracer(settings, Arc::clone(clock))
-        })
-        .unzip();
-    logs::init(format, config.log.level, layer)?;
-    logs::install_panic_hook();
-    Ok(exporter)
-}
-
 /// How long ago the value that was confirmed longest ago was confirmed.
 fn register_age(metrics: &Metrics, broker: &Arc<Broker>, clock: &Arc<dyn Clock>) {
     let (broker, clock) = (Arc::downgrade(broker), Arc::clone(clock));
@@ -336,21 +314,4 @@ fn register_memory(metrics: &Metrics) {
         "Secret bytes that did not fit into locked memory",
         move || bytes(keyward_memory::stats().overflow),
     );
-}
-
-/// Leaves a record that a configuration was applied or refused.
-fn configured(audit: &dyn AuditSink, clock: &dyn Clock, error: Option<Code>) {
-    let event = AuditEvent {
-        at: clock.wall(),
-        actor: Actor::Keyward,
-        action: Action::Configure,
-        object: "configuration".to_owned(),
-        version: None,
-        identity: None,
-        error,
-        trace_id: None,
-        request_id: None,
-    };
-    // The log reports its own gaps.
-    let _ = audit.record(event);
 }

@@ -7,7 +7,6 @@ mod app;
 mod args;
 mod engine;
 mod harden;
-mod reload;
 mod signals;
 mod supervisor;
 

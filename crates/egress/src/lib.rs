@@ -20,6 +20,7 @@ mod retry_after;
 mod roots;
 mod settings;
 mod vault;
+mod watched;
 
 pub use egress::Egress;
 pub use handshake::Handshake;
@@ -29,3 +30,4 @@ pub use retry_after::{RETRY_AFTER_LIMIT, parse_retry_after};
 pub use roots::parse_roots;
 pub use settings::{Duplex, EgressSettings, Network, TlsFloor, VaultRate};
 pub use vault::{VaultTransport, recover};
+pub use watched::Files;

@@ -27,6 +27,10 @@ pub enum Condition {
     Socket,
     /// The audit log takes records, or may lose them.
     Audit,
+    /// The CSIDriver object is as it must be.
+    Driver,
+    /// Kubelet has registered the driver.
+    Registration,
 }
 
 /// How far a condition is: met when `done` reaches `needed`.

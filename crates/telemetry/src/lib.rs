@@ -9,6 +9,7 @@ mod decorate;
 pub mod health;
 pub mod logs;
 pub mod metrics;
+pub mod setup;
 pub mod traces;
 
 pub use decorate::{Observed, ObservedTokens};

@@ -15,7 +15,7 @@ const SETTLE: Duration = Duration::from_millis(100);
 ///
 /// One inotify instance watches their directories (kubelet swaps a link there, the files themselves never change).
 /// Events are only hints: what counts is whether a file's fingerprint differs.
-pub(crate) struct Files {
+pub struct Files {
     watched: Vec<(PathBuf, Option<Fingerprint>)>,
     hints: mpsc::Receiver<()>,
     watcher: Option<RecommendedWatcher>,
@@ -31,7 +31,8 @@ struct Fingerprint {
 
 impl Files {
     /// Begins to watch `paths`; one that does not exist yet is watched for its appearance.
-    pub(crate) fn watch(paths: Vec<PathBuf>) -> Self {
+    #[must_use]
+    pub fn watch(paths: Vec<PathBuf>) -> Self {
         let (sender, hints) = mpsc::channel(1);
         // A full channel already holds the hint.
         let watcher = notify::recommended_watcher(move |_| {
@@ -68,7 +69,7 @@ impl Files {
     }
 
     /// Waits until at least one file differs from what was last seen, and returns those. Cancel-safe.
-    pub(crate) async fn changed(&mut self) -> Vec<PathBuf> {
+    pub async fn changed(&mut self) -> Vec<PathBuf> {
         let mut poll = interval(POLL);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
