@@ -18,6 +18,7 @@ pub const TARGETS: &[Target] = &[
     ("key_vault_challenge", key_vault_challenge),
     ("retry_after", retry_after),
     ("token_response", token_response),
+    ("service_account_token", service_account_token),
     ("pfx", pfx),
     ("pem", pem),
     ("json_pointer", json_pointer),
@@ -107,6 +108,19 @@ pub fn token_response(data: &[u8]) {
         drop(keyward_identity::parse_token_response(body, NOW));
     } else {
         drop(keyward_identity::parse_token_error(body));
+    }
+}
+
+/// The first byte chooses between a token's claims and what kubelet passes.
+pub fn service_account_token(data: &[u8]) {
+    let Some((kind, body)) = data.split_first() else { return };
+    if kind % 2 == 0 {
+        if let Some(claims) = keyward_identity::parse_assertion_claims(body) {
+            assert!(claims.describe().bytes().all(|byte| (b' '..=b'~').contains(&byte)));
+            assert!(claims.audiences.len() <= 16);
+        }
+    } else if let Ok(tokens) = keyward_identity::parse_service_account_tokens(body) {
+        assert!(tokens.len() <= 16 && tokens.iter().all(|token| !token.token.is_empty()));
     }
 }
 

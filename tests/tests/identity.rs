@@ -13,3 +13,6 @@ mod managed;
 
 #[path = "identity/silence.rs"]
 mod silence;
+
+#[path = "identity/shared.rs"]
+mod shared;

@@ -113,7 +113,8 @@ impl Drop for Landing {
     }
 }
 
-async fn land(mut flight: Flight) -> Result<Arc<Snapshot>> {
+/// Waits for a read to end.
+pub(crate) async fn land(mut flight: Flight) -> Result<Arc<Snapshot>> {
     match flight.wait_for(Option::is_some).await {
         Ok(result) => result.clone().unwrap_or_else(|| Err(lost())),
         Err(_) => Err(lost()),

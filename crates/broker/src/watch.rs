@@ -7,6 +7,7 @@ use keyward_core::{Snapshot, State, Urgency};
 use tokio::sync::watch;
 
 use crate::entry::{Entry, Lease};
+use crate::flight::land;
 use crate::settings::WatchItem;
 use crate::shared::Shared;
 
@@ -19,6 +20,8 @@ pub struct Watch {
     shared: Arc<Shared>,
     entries: Vec<Arc<Entry>>,
     seen: watch::Receiver<u64>,
+    /// Ends with the reads that this watch began or joined.
+    reads: watch::Receiver<()>,
 }
 
 /// Getting ready is a courtesy to the reads; they do not wait for it longer than this.
@@ -48,8 +51,8 @@ impl Watch {
             let current = state == State::Fresh && memory.due > now;
             // What others watch is kept current for all; but what they wait for in vain may be there by now.
             let wanted = if is_first { !current } else { state == State::Pending };
-            if wanted && memory.join(Urgency::Start).is_none() && memory.negative_until <= now {
-                missing.push(entry.clone());
+            if wanted && (memory.join(Urgency::Start).is_some() || memory.negative_until <= now) {
+                missing.push((entry.clone(), state != State::Stale));
                 memory.due = now + interval;
             }
             memory.due = memory.due.min(now + refresh.unwrap_or(interval));
@@ -59,14 +62,16 @@ impl Watch {
             }
         }
         drop(cache);
-        fetch(shared, missing);
+        let reads = fetch(shared, missing);
         shared.wake.notify_one();
-        Self { id, shared: shared.clone(), entries, seen }
+        Self { id, shared: shared.clone(), entries, seen, reads }
     }
 
-    /// Returns when every object was tried once, well or not. A value that outlived a restart needs no try: it can be
-    /// served while the provider is away.
+    /// Returns when every object was tried once, well or not: by this watch unless it was current already, or refused a
+    /// moment ago. A stale value needs no try: it can be served while the provider is away.
     pub async fn ready(&self) {
+        let mut reads = self.reads.clone();
+        while reads.changed().await.is_ok() {}
         let mut seen = self.seen.clone();
         while !self.entries.iter().all(|entry| entry.is_tried()) {
             if seen.changed().await.is_err() {
@@ -119,22 +124,31 @@ impl Drop for Watch {
 }
 
 /// Reads `entries` in parallel, after one warm-up for each vault and identity, so that challenge, token and connection
-/// are fetched once and not by each read.
-fn fetch(shared: &Arc<Shared>, entries: Vec<Arc<Entry>>) {
-    let mut vaults: BTreeMap<_, Vec<Arc<Entry>>> = BTreeMap::new();
+/// are fetched once and not by each read. What is returned ends with the reads of those that are marked.
+fn fetch(shared: &Arc<Shared>, entries: Vec<(Arc<Entry>, bool)>) -> watch::Receiver<()> {
+    let (open, reads) = watch::channel(());
+    let open = Arc::new(open);
+    let mut vaults: BTreeMap<_, Vec<(Arc<Entry>, bool)>> = BTreeMap::new();
     for entry in entries {
-        let vault = (entry.key.identity.clone(), entry.key.request.object.host().clone());
+        let key = &entry.0.key;
+        let vault = (key.identity.clone(), key.request.object.host().clone());
         vaults.entry(vault).or_default().push(entry);
     }
     for ((identity, host), entries) in vaults {
-        let shared = shared.clone();
+        let (shared, open) = (shared.clone(), open.clone());
         tokio::spawn(async move {
+            let marked = entries.iter().any(|(_, marked)| *marked);
+            let open = marked.then_some(open);
             if let Some(provider) = shared.provider(&identity) {
                 let _ = tokio::time::timeout(WARM_UP, provider.warm_up(&host)).await;
             }
-            for entry in entries {
-                shared.fly(&entry, Urgency::Start);
+            let flights: Vec<_> =
+                entries.iter().map(|(entry, marked)| (shared.fly(entry, Urgency::Start), *marked)).collect();
+            for (flight, _) in flights.into_iter().filter(|(_, marked)| *marked) {
+                let _ = land(flight).await;
             }
+            drop(open);
         });
     }
+    reads
 }

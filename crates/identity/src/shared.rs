@@ -148,6 +148,3 @@ impl TokenSource for SharedIdentity {
         self.cache.reject(resource, token);
     }
 }
-
-#[cfg(test)]
-mod tests;

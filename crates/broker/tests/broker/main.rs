@@ -3,6 +3,7 @@
 mod access;
 mod bench;
 mod events;
+mod node;
 mod promise_three;
 mod rotation;
 mod watching;

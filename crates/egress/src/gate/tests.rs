@@ -249,7 +249,11 @@ async fn five_thousand_starts_of_one_moment_keep_to_the_rate_and_none_is_lost() 
     assert!(*last >= Duration::from_secs(14) && *last < Duration::from_secs(15), "{last:?}");
     // Key Vault's limit: 4,000 reads in any ten seconds.
     let ten = Duration::from_secs(10);
-    assert!(passed.iter().all(|at| passed.iter().filter(|other| **other >= *at && **other - *at < ten).count() <= 4_001));
+    assert!(
+        passed
+            .iter()
+            .all(|at| passed.iter().filter(|other| **other >= *at && **other - *at < ten).count() <= 4_001)
+    );
 }
 
 #[tokio::test(start_paused = true)]
