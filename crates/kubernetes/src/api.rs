@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Limited};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use keyward_core::{Code, Error};
 use kube::client::Body;
 use serde::de::DeserializeOwned;
@@ -14,8 +14,8 @@ use serde_json::Value;
 
 pub(crate) use lines::Lines;
 
-/// The largest answer that is read: a page of objects, each at most 1.5 MiB in the server's own store.
-const LARGEST: usize = 64 * 1024 * 1024;
+/// The largest answer that is read: some objects, each at most 1.5 MiB in the server's own store.
+const LARGEST: usize = 8 * 1024 * 1024;
 
 /// What of a refusal's own words is kept for debug logs, bytes.
 const DETAIL: usize = 300;
@@ -42,11 +42,29 @@ pub(crate) struct Failure {
     pub(crate) status: Option<StatusCode>,
     /// What users read.
     pub(crate) error: Error,
+    special: Option<Special>,
+}
+
+/// What only some callers care for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Special {
+    TooLarge,
+    NamespaceEnds,
 }
 
 impl Failure {
     pub(crate) fn is_absent(&self) -> bool {
         self.status == Some(StatusCode::NOT_FOUND)
+    }
+
+    /// The answer was larger than what is read.
+    pub(crate) fn is_too_large(&self) -> bool {
+        self.special == Some(Special::TooLarge)
+    }
+
+    /// Nothing can be created in a namespace that is going away.
+    pub(crate) fn is_of_ending_namespace(&self) -> bool {
+        self.special == Some(Special::NamespaceEnds)
     }
 
     pub(crate) fn is_conflict(&self) -> bool {
@@ -162,6 +180,7 @@ fn request(
     request.map_err(|e| Failure {
         status: None,
         error: Error::new(Code::Internal, format!("the request {} cannot be written", ask.right())).detail(e),
+        special: None,
     })
 }
 
@@ -180,7 +199,10 @@ async fn read(ask: Ask, response: Response<Body>) -> Result<Bytes, Failure> {
         .collect()
         .await
         .map(http_body_util::Collected::to_bytes)
-        .map_err(|e| unreachable(ask, &e.to_string()))
+        .map_err(|e| {
+            let special = e.is::<LengthLimitError>().then_some(Special::TooLarge);
+            Failure { special, ..unreachable(ask, &e.to_string()) }
+        })
 }
 
 /// What an answer other than success means. The server's own words stay out of what users read.
@@ -208,8 +230,10 @@ pub(crate) fn refused(ask: Ask, status: StatusCode, body: &[u8]) -> Failure {
             Error::new(Code::KubernetesUnavailable, format!("the Kubernetes API answers {number} to {right}"))
         }
     };
+    const ENDS: &[u8] = b"NamespaceTerminating";
+    let special = body.windows(ENDS.len()).any(|words| words == ENDS).then_some(Special::NamespaceEnds);
     let words = String::from_utf8_lossy(&body[..body.len().min(DETAIL)]).into_owned();
-    Failure { status: Some(status), error: error.detail(words) }
+    Failure { status: Some(status), error: error.detail(words), special }
 }
 
 /// No usable answer.
@@ -218,7 +242,7 @@ pub(crate) fn unreachable(ask: Ask, detail: &str) -> Failure {
         Code::KubernetesUnavailable,
         format!("the Kubernetes API cannot be reached for {}", ask.right()),
     );
-    Failure { status: None, error: error.detail(crate::names::cut(detail, DETAIL)) }
+    Failure { status: None, error: error.detail(crate::names::cut(detail, DETAIL)), special: None }
 }
 
 fn senseless(ask: Ask, detail: &str) -> Failure {
@@ -226,7 +250,7 @@ fn senseless(ask: Ask, detail: &str) -> Failure {
         Code::KubernetesUnavailable,
         format!("the answer of the Kubernetes API to {} makes no sense", ask.right()),
     );
-    Failure { status: None, error: error.detail(detail) }
+    Failure { status: None, error: error.detail(detail), special: None }
 }
 
 /// Where parsing stopped, without the words that it stopped at.

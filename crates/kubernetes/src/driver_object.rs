@@ -1,6 +1,7 @@
 //! The CSIDriver object, which says what kubelet passes to the driver.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use keyward_core::Error;
 use serde::Deserialize;
@@ -70,8 +71,7 @@ pub struct DriverObject {
 
 impl DriverObject {
     pub(crate) fn start(api: Api, name: &str) -> Self {
-        let store =
-            Arc::new(Store { state: watch::Sender::default(), trouble: parking_lot::Mutex::new(None) });
+        let store = Arc::new(Store::default());
         let source = Source {
             what: "watching the CSIDriver object",
             resource: "csidrivers",
@@ -102,8 +102,11 @@ impl DriverObject {
     }
 }
 
+#[derive(Default)]
 struct Store {
     state: watch::Sender<DriverState>,
+    /// Whether the list that is under way has had it.
+    seen: AtomicBool,
     trouble: parking_lot::Mutex<Option<Error>>,
 }
 
@@ -121,13 +124,18 @@ impl Store {
 impl Mirror for Store {
     type Item = DriverItem;
 
-    fn replace(&self, items: Vec<DriverItem>) {
-        self.set(
-            items.into_iter().next().map_or(DriverState::Absent, |item| DriverState::Found(item.facts())),
-        );
+    fn begin(&self) {
+        self.seen.store(false, Ordering::Relaxed);
+    }
+
+    fn complete(&self) {
+        if !self.seen.load(Ordering::Relaxed) {
+            self.set(DriverState::Absent);
+        }
     }
 
     fn put(&self, item: DriverItem) {
+        self.seen.store(true, Ordering::Relaxed);
         self.set(DriverState::Found(item.facts()));
     }
 

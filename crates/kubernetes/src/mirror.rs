@@ -30,8 +30,8 @@ const NOT_INSTALLED: Duration = Duration::from_secs(60);
 /// The shortest wait between two questions, whatever wakes us.
 const SHORTEST: Duration = Duration::from_millis(500);
 
-/// Objects of one page.
-const PAGE: usize = 100;
+/// Objects of one page, to begin with.
+const PAGE: usize = 64;
 
 /// An object as it is watched: as little of it as is needed, and never a reason to refuse its neighbours.
 pub(crate) trait Item: DeserializeOwned + Send + 'static {
@@ -42,8 +42,10 @@ pub(crate) trait Item: DeserializeOwned + Send + 'static {
 pub(crate) trait Mirror: Send + Sync + 'static {
     type Item: Item;
 
-    /// These are all.
-    fn replace(&self, items: Vec<Self::Item>);
+    /// A list begins: what is not put again before it is complete does not exist.
+    fn begin(&self);
+    /// The list is complete.
+    fn complete(&self);
     /// This one is new or has changed.
     fn put(&self, item: Self::Item);
     /// This one is gone.
@@ -134,8 +136,8 @@ impl<M: Mirror> Run<M> {
         let mut last = None;
         for version in self.source.versions {
             match self.pages(version).await {
-                Ok((items, from)) => {
-                    self.mirror.replace(items);
+                Ok(from) => {
+                    self.mirror.complete();
                     return Ok((version, from));
                 }
                 Err(failure) if failure.is_absent() => last = Some(failure),
@@ -145,16 +147,25 @@ impl<M: Mirror> Run<M> {
         Err(last.unwrap_or_else(|| refused(self.ask("list"), StatusCode::NOT_FOUND, b"")))
     }
 
-    async fn pages(&self, version: &str) -> Result<(Vec<M::Item>, String), Failure> {
-        let mut items = Vec::new();
-        let mut next = String::new();
+    /// Puts page after page, so that there is never more than one in memory.
+    async fn pages(&self, version: &str) -> Result<String, Failure> {
+        let (mut next, mut limit) = (String::new(), PAGE);
+        self.mirror.begin();
         loop {
-            let query = format!("?limit={PAGE}{}{}", self.only(), query_continue(&next));
+            let query = format!("?limit={limit}{}{}", self.only(), query_continue(&next));
             let page: Page<M::Item> =
-                self.api.get(self.ask("list"), &(self.path(version) + &query), PATIENCE).await?;
-            items.extend(page.items);
+                match self.api.get(self.ask("list"), &(self.path(version) + &query), PATIENCE).await {
+                    Err(failure) if failure.is_too_large() && limit > 1 => {
+                        limit = (limit / 4).max(1);
+                        continue;
+                    }
+                    answer => answer?,
+                };
+            for item in page.items {
+                self.mirror.put(item);
+            }
             if page.metadata.next.is_empty() {
-                return Ok((items, page.metadata.resource_version));
+                return Ok(page.metadata.resource_version);
             }
             next = page.metadata.next;
         }

@@ -5,7 +5,7 @@ use keyward_core::Error;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::item::{ClassItem, Metadata};
+use super::item::{ClassItem, Metadata, Spec};
 use super::{Class, ClassLimits, Lookup};
 use crate::mirror::Mirror;
 
@@ -21,14 +21,17 @@ pub(super) struct Store {
 
 #[derive(Default)]
 struct State {
-    known: HashMap<Key, Slot>,
+    known: HashMap<Key, Kept>,
     wanted: VecDeque<Key>,
     /// Bytes of the classes in `known` that nobody asked for.
     spare_bytes: usize,
     spare_count: usize,
     synced: bool,
     installed: bool,
+    /// Whether there is a class that was not kept.
     passed_over: bool,
+    passing_over: bool,
+    list: u64,
     trouble: Option<Error>,
     revision: u64,
 }
@@ -39,25 +42,18 @@ struct Key {
     name: String,
 }
 
-enum Slot {
-    Whole { class: Arc<Class>, bytes: usize, wanted: bool },
-    Broken { error: Error, resource_version: String, wanted: bool },
+struct Kept {
+    slot: Slot,
+    bytes: usize,
+    /// A volume has asked for it, so that it does not count.
+    wanted: bool,
+    /// The list, or the one before the watch, that had it last.
+    list: u64,
 }
 
-impl Slot {
-    fn spare_bytes(&self) -> Option<usize> {
-        match self {
-            Self::Whole { bytes, wanted: false, .. } => Some(*bytes),
-            Self::Broken { wanted: false, .. } => Some(0),
-            _ => None,
-        }
-    }
-
-    fn want(&mut self) {
-        match self {
-            Self::Whole { wanted, .. } | Self::Broken { wanted, .. } => *wanted = true,
-        }
-    }
+enum Slot {
+    Whole(Arc<Class>),
+    Broken { error: Error, resource_version: String },
 }
 
 impl Store {
@@ -68,8 +64,8 @@ impl Store {
     pub(super) fn get(&self, namespace: &str, name: &str) -> Lookup {
         let state = self.state.lock();
         match state.known.get(&Key::new(namespace, name)) {
-            Some(Slot::Whole { class, .. }) => Lookup::Found(Arc::clone(class)),
-            Some(Slot::Broken { error, .. }) => Lookup::Broken(error.clone()),
+            Some(Kept { slot: Slot::Whole(class), .. }) => Lookup::Found(Arc::clone(class)),
+            Some(Kept { slot: Slot::Broken { error, .. }, .. }) => Lookup::Broken(error.clone()),
             None if state.synced => Lookup::Absent,
             None => Lookup::NotSynced,
         }
@@ -86,10 +82,9 @@ impl Store {
         if state.wanted.len() > WANTED {
             state.wanted.pop_front();
         }
-        if let Some(slot) = state.known.get_mut(&key) {
-            let spare = slot.spare_bytes();
-            slot.want();
-            state.give_back(spare);
+        if let Some(mut kept) = state.take(&key) {
+            kept.wanted = true;
+            state.known.insert(key, kept);
         }
     }
 
@@ -127,18 +122,22 @@ impl Store {
 impl Mirror for Store {
     type Item = ClassItem;
 
-    fn replace(&self, items: Vec<ClassItem>) {
+    fn begin(&self) {
         let mut state = self.state.lock();
-        let was_synced = std::mem::replace(&mut state.synced, true);
-        (state.installed, state.trouble, state.passed_over) = (true, None, false);
-        let mut old = std::mem::take(&mut state.known);
-        (state.spare_bytes, state.spare_count) = (0, 0);
-        let mut moved = !was_synced;
-        for item in items {
-            let before = old.remove(&Key::of(&item.metadata));
-            moved |= state.insert(item, before, self.limits);
+        state.list += 1;
+        state.passing_over = false;
+    }
+
+    fn complete(&self) {
+        let mut state = self.state.lock();
+        let mut moved = !std::mem::replace(&mut state.synced, true);
+        (state.installed, state.trouble, state.passed_over) = (true, None, state.passing_over);
+        let list = state.list;
+        let gone: Vec<_> =
+            state.known.iter().filter(|(_, kept)| kept.list != list).map(|(key, _)| key.clone()).collect();
+        for key in gone {
+            moved |= state.take(&key).is_some();
         }
-        moved |= !old.is_empty();
         drop(state);
         if moved {
             self.tell();
@@ -146,10 +145,7 @@ impl Mirror for Store {
     }
 
     fn put(&self, item: ClassItem) {
-        let mut state = self.state.lock();
-        let before = state.take(&Key::of(&item.metadata));
-        let moved = state.insert(item, before, self.limits);
-        drop(state);
+        let moved = self.state.lock().put(item, self.limits);
         if moved {
             self.tell();
         }
@@ -165,8 +161,8 @@ impl Mirror for Store {
     fn not_installed(&self) {
         let mut state = self.state.lock();
         let moved = !state.synced || !state.known.is_empty();
-        let (wanted, revision) = (std::mem::take(&mut state.wanted), state.revision);
-        *state = State { synced: true, wanted, revision, ..State::default() };
+        let (wanted, revision, list) = (std::mem::take(&mut state.wanted), state.revision, state.list);
+        *state = State { synced: true, wanted, revision, list, ..State::default() };
         drop(state);
         if moved {
             self.tell();
@@ -179,79 +175,89 @@ impl Mirror for Store {
 }
 
 impl State {
-    fn take(&mut self, key: &Key) -> Option<Slot> {
-        let slot = self.known.remove(key)?;
-        self.give_back(slot.spare_bytes());
-        Some(slot)
-    }
-
-    fn give_back(&mut self, spare: Option<usize>) {
-        if let Some(bytes) = spare {
-            self.spare_bytes -= bytes;
+    fn take(&mut self, key: &Key) -> Option<Kept> {
+        let kept = self.known.remove(key)?;
+        if !kept.wanted {
+            self.spare_bytes -= kept.bytes;
             self.spare_count -= 1;
         }
+        Some(kept)
     }
 
-    /// Keeps `item`, which replaces `before`. Answers whether readers see a difference.
-    fn insert(&mut self, mut item: ClassItem, before: Option<Slot>, limits: ClassLimits) -> bool {
+    /// Keeps `item` instead of what is known of it. Answers whether readers see a difference.
+    fn put(&mut self, mut item: ClassItem, limits: ClassLimits) -> bool {
         let key = Key::of(&item.metadata);
-        let (wanted, known) = (self.wanted.contains(&key), before.is_some());
-        let (slot, moved) = match item.spec(limits.bytes) {
-            Err(error) => {
-                let resource_version = item.metadata.resource_version;
-                let moved = !matches!(&before,
-                    Some(Slot::Broken { resource_version: old, .. }) if *old == resource_version);
-                if moved {
-                    tracing::debug!(%error, "a SecretProviderClass cannot be used");
-                }
-                (Slot::Broken { error, resource_version, wanted }, moved)
-            }
+        let before = self.take(&key).map(|kept| kept.slot);
+        let known = before.is_some();
+        let (slot, bytes, moved) = match item.spec(limits.bytes) {
             Ok(spec) => {
                 let bytes = spec.size();
-                match before {
-                    Some(Slot::Whole { class, .. }) if says(&class, &item.metadata, &spec) => {
-                        (Slot::Whole { class, bytes, wanted }, false)
-                    }
-                    _ => {
-                        self.revision += 1;
-                        let class = Arc::new(Class {
-                            namespace: item.metadata.namespace,
-                            name: item.metadata.name,
-                            uid: item.metadata.uid,
-                            resource_version: item.metadata.resource_version,
-                            revision: self.revision,
-                            provider: spec.provider,
-                            parameters: spec.parameters,
-                            secret_objects: spec.secret_objects,
-                        });
-                        (Slot::Whole { class, bytes, wanted }, true)
-                    }
-                }
+                let (class, moved) = self.whole(item.metadata, spec, before);
+                (Slot::Whole(class), bytes, moved)
+            }
+            Err(error) => {
+                let (slot, moved) = broken(item.metadata, error, before);
+                (slot, 0, moved)
             }
         };
-        if self.keep(key, slot, limits) { moved } else { known }
-    }
-
-    fn keep(&mut self, key: Key, slot: Slot, limits: ClassLimits) -> bool {
-        if let Some(bytes) = slot.spare_bytes() {
-            if self.spare_count >= limits.count || self.spare_bytes + bytes > limits.total_bytes {
-                if !std::mem::replace(&mut self.passed_over, true) {
-                    tracing::warn!(
-                        kept = self.known.len(),
-                        "more SecretProviderClasses than are kept; the others are fetched when a volume asks for them"
-                    );
-                }
-                return false;
-            }
+        let wanted = self.wanted.contains(&key);
+        if !wanted && !self.has_room(bytes, limits) {
+            return known;
+        }
+        if !wanted {
             self.spare_bytes += bytes;
             self.spare_count += 1;
         }
-        self.known.insert(key, slot);
-        true
+        self.known.insert(key, Kept { slot, bytes, wanted, list: self.list });
+        moved
+    }
+
+    fn whole(&mut self, metadata: Metadata, spec: Spec, before: Option<Slot>) -> (Arc<Class>, bool) {
+        if let Some(Slot::Whole(class)) = before
+            && says(&class, &metadata, &spec)
+        {
+            return (class, false);
+        }
+        self.revision += 1;
+        let class = Class {
+            namespace: metadata.namespace,
+            name: metadata.name,
+            uid: metadata.uid,
+            resource_version: metadata.resource_version,
+            revision: self.revision,
+            provider: spec.provider,
+            parameters: spec.parameters,
+            secret_objects: spec.secret_objects,
+        };
+        (Arc::new(class), true)
+    }
+
+    fn has_room(&mut self, bytes: usize, limits: ClassLimits) -> bool {
+        if self.spare_count < limits.count && self.spare_bytes + bytes <= limits.total_bytes {
+            return true;
+        }
+        self.passing_over = true;
+        if !std::mem::replace(&mut self.passed_over, true) {
+            tracing::warn!(
+                kept = self.known.len(),
+                "more SecretProviderClasses than are kept; the others are fetched when a volume asks for them"
+            );
+        }
+        false
     }
 }
 
-fn says(class: &Class, metadata: &Metadata, spec: &super::item::Spec) -> bool {
+fn broken(metadata: Metadata, error: Error, before: Option<Slot>) -> (Slot, bool) {
+    let resource_version = metadata.resource_version;
+    let moved = !matches!(&before,
+        Some(Slot::Broken { resource_version: old, .. }) if *old == resource_version);
+    if moved {
+        tracing::debug!(%error, "a SecretProviderClass cannot be used");
+    }
+    (Slot::Broken { error, resource_version }, moved)
+}
+
+fn says(class: &Class, metadata: &Metadata, spec: &Spec) -> bool {
     class.uid == metadata.uid
         && class.provider == spec.provider
         && class.parameters == spec.parameters

@@ -92,3 +92,45 @@ impl ServerCertVerifier for ReloadedRoots {
         self.current().supported_verify_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    use rustls::crypto::aws_lc_rs;
+
+    /// A CA's certificate in PEM, and a server's of it.
+    fn authority() -> (String, CertificateDer<'static>) {
+        let (ca_key, key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+        let mut ca = CertificateParams::new(Vec::new()).unwrap();
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let pem = ca.self_signed(&ca_key).unwrap().pem();
+        let server = CertificateParams::new(vec!["server".to_owned()]).unwrap();
+        let server = server.signed_by(&key, &Issuer::new(ca, ca_key)).unwrap();
+        (pem, server.der().clone())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rotated_authority_is_trusted_a_minute_later_and_a_broken_file_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("ca.crt");
+        let ((first_ca, first), (second_ca, second)) = (authority(), authority());
+        std::fs::write(&file, first_ca).unwrap();
+        let roots = ReloadedRoots::new(file.clone(), Arc::new(aws_lc_rs::default_provider())).unwrap();
+        let trusts = |certificate: &CertificateDer<'_>| {
+            let name = ServerName::try_from("server").unwrap();
+            let now = UnixTime::since_unix_epoch(Duration::from_secs(1_795_413_600));
+            roots.verify_server_cert(certificate, &[], &name, &[], now).is_ok()
+        };
+        assert!(trusts(&first) && !trusts(&second));
+
+        std::fs::write(&file, second_ca).unwrap();
+        assert!(!trusts(&second), "it is read once a minute");
+        tokio::time::advance(RELOAD).await;
+        assert!(trusts(&second) && !trusts(&first));
+
+        std::fs::write(&file, "").unwrap();
+        tokio::time::advance(RELOAD).await;
+        assert!(trusts(&second));
+    }
+}

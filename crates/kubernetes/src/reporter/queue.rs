@@ -11,6 +11,7 @@ use super::event::{Event, News};
 use super::pace::Bucket;
 use super::status::{self, Desired, Said};
 use super::{Outcome, PodRef, Report, ReporterStats};
+use crate::names;
 
 /// Volumes remembered; a node runs a few hundred pods.
 const VOLUMES: usize = 1024;
@@ -106,7 +107,8 @@ impl Queue {
             self.forget(&key);
             return;
         }
-        if !self.volumes.contains_key(&key) && self.volumes.len() >= VOLUMES {
+        let full = !self.volumes.contains_key(&key) && self.volumes.len() >= VOLUMES;
+        if full || !is_sound(&report) {
             self.dropped += 1;
             return;
         }
@@ -226,6 +228,12 @@ impl Queue {
             dropped: self.dropped,
         }
     }
+}
+
+/// Names end up in paths of requests.
+fn is_sound(report: &Report) -> bool {
+    let names = [Some(&report.pod.namespace), Some(&report.pod.name), report.class.as_ref()];
+    names.into_iter().flatten().all(|name| names::is_name(name))
 }
 
 impl Volume {

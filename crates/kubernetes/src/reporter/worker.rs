@@ -66,7 +66,7 @@ impl Worker {
                 End::Written
             }
             // The pod's namespace is going away, or the definition is not installed: nobody is left to read it.
-            Err(failure) if failure.is_absent() => End::Never,
+            Err(failure) if failure.is_absent() || failure.is_of_ending_namespace() => End::Never,
             Err(failure) => {
                 self.quiet.failed(&failure.error);
                 if failure.is_transient() || failure.is_conflict() { End::Later } else { End::Never }
