@@ -2,6 +2,8 @@
 
 #[path = "providers/faults.rs"]
 mod faults;
+#[path = "providers/node_start.rs"]
+mod node_start;
 #[path = "providers/rig.rs"]
 mod rig;
 #[path = "providers/round_trips.rs"]
