@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use keyward_core::{Code, Error, Result};
 use rustix::fs::{FileType, fstat};
-use rustix::io::retry_on_intr;
+use rustix::io::{Errno, retry_on_intr};
 
 use crate::beneath;
 use crate::tree::Tree;
@@ -42,6 +42,10 @@ pub struct AtomicDirectory {
     /// `S_ISGID` when the directory has it: every directory below then gets it too, and files inherit the group.
     setgid: u32,
     current: Option<u64>,
+    /// Device and inode of the current generation's directory.
+    id: Option<(u64, u64)>,
+    /// Set when everything in the directory is ours: the names besides that may stay.
+    others: Option<&'static [&'static str]>,
     /// First elements of the paths of the current generation.
     names: BTreeSet<String>,
     /// What the current generation holds; `None` until compared with what is on disk.
@@ -97,7 +101,7 @@ impl AtomicDirectory {
         let (current, names) = match current {
             Some(sequence) => match generation::names(&directory, sequence) {
                 Ok(names) => (Some(sequence), names),
-                Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => {
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
                     (None, BTreeSet::new())
                 }
                 Err(errno) => return Err(failed(errno)),
@@ -108,9 +112,11 @@ impl AtomicDirectory {
         let next = generations.last().copied().max(current).unwrap_or(0) + 1;
         let mut this = Self {
             setgid: stat.st_mode & 0o2000,
-            directory,
             owner,
+            id: current.and_then(|current| beneath::directory_id(&directory, &generation::name(current))),
+            others: None,
             current,
+            directory,
             names,
             tree: None,
             retired: Vec::new(),
@@ -128,6 +134,19 @@ impl AtomicDirectory {
         Ok(this)
     }
 
+    /// From now on everything in the directory is ours but `others`: what has a name that a file needs is replaced, and
+    /// what nobody of ours put there is removed by each sweep. The directory is to be one that no other writer shares.
+    pub fn own_all_but(&mut self, others: &'static [&'static str]) {
+        self.others = Some(others);
+        self.untidy = true;
+        self.tidy();
+    }
+
+    /// Compares with what is on disk at the next commit, instead of remembering what was written.
+    pub fn distrust(&mut self) {
+        self.tree = None;
+    }
+
     /// Makes readers see `tree`, all of it at once. Writes nothing when they do already: on the first call after a
     /// restart that is decided by reading what is on disk.
     ///
@@ -137,7 +156,7 @@ impl AtomicDirectory {
     /// that is not ours, or an owner cannot be given.
     pub fn commit(&mut self, tree: &Tree) -> Result<Committed> {
         if self.holds(tree) {
-            links::create(&self.directory, &links::names(tree), &mut Vec::new())?;
+            links::create(&self.directory, &links::names(tree), self.others.is_some(), &mut Vec::new())?;
             return Ok(Committed::Unchanged);
         }
         let sequence = match self.stage(tree) {
@@ -151,6 +170,7 @@ impl AtomicDirectory {
         if let Some(old) = self.current.replace(sequence) {
             self.retired.push(Retired { sequence: old, seen: false });
         }
+        self.id = beneath::directory_id(&self.directory, &generation::name(sequence));
         let names = links::names(tree);
         for gone in self.names.difference(&names) {
             self.untidy |= links::remove(&self.directory, gone).is_err();
@@ -171,7 +191,7 @@ impl AtomicDirectory {
                 self.retired.push(Retired { seen: true, ..retired });
             }
         }
-        if self.untidy {
+        if self.untidy || self.others.is_some() {
             self.tidy();
         }
     }
@@ -188,21 +208,22 @@ impl AtomicDirectory {
         &self.directory
     }
 
-    /// Whether readers are led to the generation that was committed last: two system calls, no content is read.
+    /// Whether readers are led to the very generation that was committed last: two system calls, no content is read.
     #[must_use]
     pub fn marker_is_intact(&self) -> bool {
         self.current.is_some_and(|current| {
             let name = generation::name(current);
             let target = beneath::link_target(&self.directory, DATA).ok().flatten();
-            target.as_ref() == Some(&name) && beneath::is_directory(&self.directory, &name)
+            target.as_ref() == Some(&name)
+                && self.id.is_some()
+                && beneath::directory_id(&self.directory, &name) == self.id
         })
     }
 
     /// Whether readers see `tree` now.
     fn holds(&mut self, tree: &Tree) -> bool {
         let Some(current) = self.current else { return false };
-        let target = beneath::link_target(&self.directory, DATA);
-        if target.ok().flatten() != Some(generation::name(current)) {
+        if !self.marker_is_intact() {
             return false;
         }
         match &self.tree {
@@ -222,7 +243,9 @@ impl AtomicDirectory {
         self.next += 1;
         let mut made = Vec::new();
         let staged = generation::write(&self.directory, sequence, tree, self.setgid, &*self.owner)
-            .and_then(|()| links::create(&self.directory, &links::names(tree), &mut made))
+            .and_then(|()| {
+                links::create(&self.directory, &links::names(tree), self.others.is_some(), &mut made)
+            })
             .and_then(|()| self.swap(sequence));
         if let Err(error) = staged {
             for name in made {
@@ -237,7 +260,14 @@ impl AtomicDirectory {
     fn swap(&self, sequence: u64) -> Result<()> {
         beneath::remove(&self.directory, DATA_NEXT)
             .and_then(|()| beneath::link(&self.directory, DATA_NEXT, &generation::name(sequence)))
-            .and_then(|()| beneath::rename(&self.directory, DATA_NEXT, DATA))
+            .and_then(|()| match beneath::rename(&self.directory, DATA_NEXT, DATA) {
+                // A directory that somebody put there: one rename cannot replace it, but can change places with it.
+                Err(Errno::ISDIR) => beneath::exchange(&self.directory, DATA_NEXT, DATA).map(|()| {
+                    // What cannot be removed now is by the next swap.
+                    let _ = beneath::remove(&self.directory, DATA_NEXT);
+                }),
+                done => done,
+            })
             .map_err(|errno| {
                 // Best effort: a link that stays is removed by the next swap or start.
                 let _ = beneath::remove(&self.directory, DATA_NEXT);
@@ -260,13 +290,16 @@ impl AtomicDirectory {
         }
     }
 
-    /// Removes `..data_tmp` and links of ours to files that the current generation does not hold.
+    /// Removes `..data_tmp` and links of ours to files that the current generation does not hold; and everything else
+    /// where all is ours.
     fn tidy(&mut self) {
         let mut clean = beneath::remove(&self.directory, DATA_NEXT).is_ok();
         match beneath::list(&self.directory) {
             Ok(entries) => {
                 for (name, kind) in entries {
-                    if matches!(kind, FileType::Symlink | FileType::Unknown) && !self.names.contains(&name) {
+                    if beneath::is_on_its_way_out(&name) || self.is_foreign(&name) {
+                        clean &= beneath::remove(&self.directory, &name).is_ok();
+                    } else if matches!(kind, FileType::Symlink | FileType::Unknown) && !self.names.contains(&name) {
                         clean &= links::remove(&self.directory, &name).is_ok();
                     }
                 }
@@ -274,6 +307,17 @@ impl AtomicDirectory {
             Err(_) => clean = false,
         }
         self.untidy = !clean;
+    }
+
+    /// Whether `name` is neither ours nor may stay. Generations are kept and discarded by number.
+    fn is_foreign(&self, name: &str) -> bool {
+        let known = |sequence: u64| {
+            self.current == Some(sequence) || self.retired.iter().any(|retired| retired.sequence == sequence)
+        };
+        self.others.is_some_and(|others| !others.contains(&name))
+            && name != DATA
+            && !self.names.contains(name)
+            && !generation::sequence(name).is_some_and(known)
     }
 }
 

@@ -4,21 +4,18 @@
 //! element handed to a call that never follows a link in it (mkdirat, symlinkat, renameat, unlinkat, readlinkat).
 //! Interrupted calls are repeated.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use keyward_core::{Code, Error};
 use rustix::fs::{
-    AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, mkdirat, openat2, readlinkat, renameat, symlinkat,
-    unlinkat,
+    AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, mkdirat, openat2, readlinkat, renameat,
+    renameat_with, statat, symlinkat, unlinkat,
 };
 use rustix::io::{Errno, Result, retry_on_intr};
 use zeroize::Zeroizing;
 
 const RESOLVE: ResolveFlags =
     ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_XDEV);
-
-/// More levels than a legal path can have, so that a hostile tree cannot exhaust stack or descriptors.
-const DEEPEST: usize = 600;
 
 /// Opens the directory at `path` below `parent`.
 pub(crate) fn open_directory(parent: impl AsFd, path: &str) -> Result<OwnedFd> {
@@ -110,31 +107,80 @@ pub(crate) fn list(directory: impl AsFd) -> Result<Vec<(String, FileType)>> {
     Ok(names)
 }
 
-/// Whether `name` is a real directory in `parent`, on the same file system.
-pub(crate) fn is_directory(parent: impl AsFd, name: &str) -> bool {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    retry_on_intr(|| openat2(&parent, name, flags, Mode::empty(), RESOLVE)).is_ok()
+/// Device and inode of the real directory `name` in `parent`; `None` for a link to one, and for anything else.
+pub(crate) fn directory_id(parent: impl AsFd, name: &str) -> Option<(u64, u64)> {
+    let stat = retry_on_intr(|| statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW)).ok()?;
+    (FileType::from_raw_mode(stat.st_mode) == FileType::Directory).then_some((stat.st_dev, stat.st_ino))
+}
+
+/// Exchanges two names of one directory.
+pub(crate) fn exchange(parent: impl AsFd, one: &str, other: &str) -> Result<()> {
+    retry_on_intr(|| renameat_with(&parent, one, &parent, other, RenameFlags::EXCHANGE))
 }
 
 /// Removes whatever has the name `name` in `parent`: a link itself and never its target, a directory with all below.
+/// However deep that goes, it takes few descriptors and little stack: what is too deep is first moved up to `parent`.
 pub(crate) fn remove(parent: impl AsFd, name: &str) -> Result<()> {
-    remove_at_depth(parent, name, 0)
+    let mut removal = Removal { top: parent.as_fd(), moved: Vec::new(), made: 0, left: MOST_REMOVED };
+    let mut done = removal.remove(parent.as_fd(), name, 0);
+    while let Some(name) = removal.moved.pop() {
+        let top = removal.top;
+        done = done.and(removal.remove(top, &name, 0));
+    }
+    done
 }
 
-fn remove_at_depth(parent: impl AsFd, name: &str, depth: usize) -> Result<()> {
-    match retry_on_intr(|| unlinkat(&parent, name, AtFlags::empty())) {
-        Err(Errno::ISDIR) => {}
-        Err(Errno::NOENT) => return Ok(()),
-        done => return done,
+/// Whether `name` was given to a directory on its way out; a killed process may have left one.
+pub(crate) fn is_on_its_way_out(name: &str) -> bool {
+    name.starts_with(MOVED)
+}
+
+/// What is below a directory that is being removed, moved up.
+const MOVED: &str = "..kw_out_";
+/// Levels that are open at a time.
+const DEEPEST: usize = 24;
+/// More entries than any tree of ours has: whoever keeps adding while we remove does not keep us for ever.
+const MOST_REMOVED: usize = 1 << 20;
+
+struct Removal<'a> {
+    top: BorrowedFd<'a>,
+    moved: Vec<String>,
+    made: usize,
+    left: usize,
+}
+
+impl Removal<'_> {
+    fn remove(&mut self, parent: BorrowedFd<'_>, name: &str, depth: usize) -> Result<()> {
+        self.left = self.left.checked_sub(1).ok_or(Errno::LOOP)?;
+        match retry_on_intr(|| unlinkat(parent, name, AtFlags::empty())) {
+            Err(Errno::ISDIR) => {}
+            Err(Errno::NOENT) => return Ok(()),
+            done => return done,
+        }
+        if depth == DEEPEST {
+            return self.move_up(parent, name);
+        }
+        let directory = open_directory(parent, name)?;
+        for (name, _) in list(&directory)? {
+            self.remove(directory.as_fd(), &name, depth + 1)?;
+        }
+        retry_on_intr(|| unlinkat(parent, name, AtFlags::REMOVEDIR))
     }
-    if depth == DEEPEST {
-        return Err(Errno::LOOP);
+
+    fn move_up(&mut self, parent: BorrowedFd<'_>, name: &str) -> Result<()> {
+        loop {
+            let place = format!("{MOVED}{}", self.made);
+            self.made += 1;
+            let flags = RenameFlags::NOREPLACE;
+            match retry_on_intr(|| renameat_with(parent, name, self.top, &place, flags)) {
+                Err(Errno::EXIST) if self.made < MOST_REMOVED => {}
+                done => {
+                    self.moved.push(place);
+                    return done;
+                }
+            }
+        }
     }
-    let directory = open_directory(&parent, name)?;
-    for (name, _) in list(&directory)? {
-        remove_at_depth(&directory, &name, depth + 1)?;
-    }
-    retry_on_intr(|| unlinkat(&parent, name, AtFlags::REMOVEDIR))
 }
 
 /// The error for a failed call: `what` continues "cannot".

@@ -15,14 +15,26 @@ pub(super) fn names(tree: &Tree) -> BTreeSet<String> {
     tree.files.keys().filter_map(|path| path.elements().next()).map(str::to_owned).collect()
 }
 
-/// Makes the links that are missing and adds them to `made`. Anything else that has one of the names is an error.
-pub(super) fn create(directory: &OwnedFd, names: &BTreeSet<String>, made: &mut Vec<String>) -> Result<()> {
+/// Makes the links that are missing and adds them to `made`. Anything else that has one of the names is an error, or
+/// goes when everything is `ours`.
+pub(super) fn create(
+    directory: &OwnedFd,
+    names: &BTreeSet<String>,
+    ours: bool,
+    made: &mut Vec<String>,
+) -> Result<()> {
     for name in names {
         if is_ours(directory, name).map_err(|errno| failed(name, errno))? {
             continue;
         }
         match beneath::link(directory, name, &target(name)) {
             Ok(()) => made.push(name.clone()),
+            Err(Errno::EXIST) if ours => {
+                beneath::remove(directory, name)
+                    .and_then(|()| beneath::link(directory, name, &target(name)))
+                    .map_err(|errno| failed(name, errno))?;
+                made.push(name.clone());
+            }
             Err(Errno::EXIST) => return Err(clash(directory, name)),
             Err(errno) => return Err(failed(name, errno)),
         }

@@ -1,11 +1,13 @@
 //! What nobody may use up.
 
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::rig::{Rig, get, reason, refresh, version};
 use keyward_core::Code as KeywardCode;
-use keyward_local_api::probe;
+use keyward_core::audit::Actor;
+use keyward_local_api::{ApiSettings, Peer, PeerCheck, Pod, probe};
 use keyward_proto::secrets::v1::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -27,6 +29,61 @@ async fn a_caller_who_is_not_listed_hears_why_and_is_recorded_and_its_probe_stil
     assert_eq!(watch.code(), Code::PermissionDenied);
     assert_eq!(rig.kept.audit.lock()[0].error, Some(KeywardCode::CallerRefused));
     probe(&rig.socket).await.unwrap();
+}
+
+/// Admits nobody or everybody, and remembers how often it was asked.
+struct Gatekeeper(bool, AtomicUsize);
+
+impl PeerCheck for Gatekeeper {
+    fn check(&self, peer: &Peer) -> keyward_core::Result<()> {
+        assert_eq!((peer.uid, peer.pid), (nix::unistd::geteuid().as_raw(), std::process::id() as i32));
+        self.1.fetch_add(1, Ordering::Relaxed);
+        let refused = || keyward_core::Error::new(KeywardCode::CallerRefused, "another pod's process");
+        if self.0 { Ok(()) } else { Err(refused()) }
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_the_check_refuses_gets_nothing_not_even_health_and_is_recorded_with_its_pod() {
+    let pod = Pod { namespace: "shop".to_owned(), name: "web-0".to_owned(), uid: "u-1".to_owned() };
+    for admitted in [false, true] {
+        let gatekeeper = Arc::new(Gatekeeper(admitted, AtomicUsize::new(0)));
+        let adjust = |settings: &mut ApiSettings| {
+            settings.pod = Some(pod.clone());
+            settings.shown = Some("keyward.sock of shop/web-0".to_owned());
+        };
+        let rig = Rig::with_check(adjust, Some(gatekeeper.clone()));
+        rig.view.set("db", b"value");
+        let mut client = rig.client().await;
+        let got = get(&mut client, "db").await;
+        if admitted {
+            assert_eq!(got.unwrap().value.as_ref(), b"value");
+            get(&mut client, "db").await.unwrap();
+            assert_eq!(gatekeeper.1.load(Ordering::Relaxed), 1, "asked once for each connection");
+        } else {
+            let status = got.err().unwrap();
+            assert_eq!(
+                (status.code(), reason(&status).as_str()),
+                (Code::PermissionDenied, "KW_CALLER_REFUSED")
+            );
+            assert!(probe(&rig.socket).await.is_err());
+        }
+        let audit = rig.kept.audit.lock();
+        let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+        let expected = Actor::PodPeer {
+            namespace: pod.namespace.clone(),
+            name: pod.name.clone(),
+            pod: pod.uid.clone(),
+            uid,
+            gid,
+            pid: std::process::id() as i32,
+        };
+        assert_eq!(audit[0].actor, expected);
+        assert_eq!(audit[0].error.is_none(), admitted);
+        if !admitted {
+            assert_eq!(audit[0].object, "keyward.sock of shop/web-0");
+        }
+    }
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hyper_util::rt::TokioIo;
 use keyward_core::SystemClock;
-use keyward_local_api::{ApiSettings, Parts, Server, connect};
+use keyward_local_api::{ApiSettings, Parts, PeerCheck, Server, connect};
 use keyward_proto::secrets::v1::secret_service_client::SecretServiceClient;
 use keyward_proto::secrets::v1::*;
 use keyward_test_support::{HandView, Kept};
@@ -34,6 +34,13 @@ impl Rig {
     }
 
     pub(crate) fn with(adjust: impl FnOnce(&mut ApiSettings)) -> Self {
+        Self::with_check(adjust, None)
+    }
+
+    pub(crate) fn with_check(
+        adjust: impl FnOnce(&mut ApiSettings),
+        check: Option<Arc<dyn PeerCheck>>,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("keyward.sock");
         let mut settings = ApiSettings::new(&socket);
@@ -47,7 +54,10 @@ impl Rig {
             clock: Arc::new(SystemClock),
             ready: ready.subscribe(),
         };
-        let server = Server::bind(settings, parts).unwrap();
+        let mut server = Server::bind(settings, parts).unwrap();
+        if let Some(check) = check {
+            server = server.check_peers(check);
+        }
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(server.serve(async {
             let _ = stopped.await;
