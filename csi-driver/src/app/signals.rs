@@ -1,0 +1,45 @@
+use keyward_core::{Code, Error, Result};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// SIGTERM and SIGINT end the process after a drain; SIGHUP reads the configuration again.
+pub(crate) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+/// What arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Arrived {
+    /// End.
+    Stop,
+    /// Read the configuration again.
+    Reload,
+}
+
+impl Signals {
+    /// Begins to listen.
+    ///
+    /// # Errors
+    /// `KW_INTERNAL` when a handler cannot be installed.
+    pub(crate) fn listen() -> Result<Self> {
+        let on = |kind| {
+            signal(kind)
+                .map_err(|error| Error::new(Code::Internal, "signals cannot be received").detail(error))
+        };
+        Ok(Self {
+            terminate: on(SignalKind::terminate())?,
+            interrupt: on(SignalKind::interrupt())?,
+            hangup: on(SignalKind::hangup())?,
+        })
+    }
+
+    /// The next signal. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> Arrived {
+        tokio::select! {
+            _ = self.terminate.recv() => Arrived::Stop,
+            _ = self.interrupt.recv() => Arrived::Stop,
+            _ = self.hangup.recv() => Arrived::Reload,
+        }
+    }
+}

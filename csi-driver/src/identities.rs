@@ -1,0 +1,147 @@
+//! The identities in use on the node: one token, one vault client and one gate for each, whatever the number of pods.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use keyward_broker::Broker;
+use keyward_core::audit::AuditSink;
+use keyward_core::cloud::Cloud;
+use keyward_core::config::Vault;
+use keyward_core::observe::Observer;
+use keyward_core::{Clock, IdentityKey, Provider, Result, TokenSource};
+use keyward_egress::Egress;
+use keyward_identity::{SharedIdentity, SharedSettings};
+use keyward_providers::key_vault::{KeyVault, KeyVaultSettings};
+use keyward_telemetry::{Observed, ObservedTokens};
+use parking_lot::Mutex;
+
+/// How long an identity that no volume uses stays, so that a publish that failed finds at its retry what it had.
+const LINGER: Duration = Duration::from_secs(300);
+/// Identities without a volume that are kept at most: a pod whose proofs fail must not fill memory.
+const LINGERING: usize = 64;
+
+/// What identities are made of.
+pub(crate) struct Parts {
+    pub(crate) broker: Arc<Broker>,
+    pub(crate) egress: Arc<Egress>,
+    pub(crate) vaults: Vec<Vault>,
+    pub(crate) audit: Arc<dyn AuditSink>,
+    pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+/// All identities.
+pub(crate) struct Identities(Arc<Inner>);
+
+struct Inner {
+    parts: Parts,
+    table: Mutex<HashMap<(IdentityKey, String), Weak<Tenant>>>,
+    lingering: Mutex<VecDeque<(Duration, Arc<Tenant>)>>,
+}
+
+/// One identity. While anybody holds it, the broker can read with it.
+pub(crate) struct Tenant {
+    pub(crate) key: Arc<IdentityKey>,
+    pub(crate) shared: Arc<SharedIdentity>,
+    pub(crate) provider: Arc<dyn Provider>,
+    /// What its tokens are for.
+    pub(crate) audience: String,
+    inner: Weak<Inner>,
+}
+
+impl Identities {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self(Arc::new(Inner { parts, table: Mutex::default(), lingering: Mutex::default() }))
+    }
+
+    /// The identity that `settings` name, for the vaults of `cloud`. Nothing is asked of anybody.
+    ///
+    /// # Errors
+    /// `KW_CONFIG_INVALID` when a setting cannot be right.
+    pub(crate) fn join(&self, settings: &SharedSettings, cloud: &Cloud) -> Result<Arc<Tenant>> {
+        let inner = &self.0;
+        let name = (settings.identity_key(), cloud.audience.clone());
+        let tenant = {
+            let mut table = inner.table.lock();
+            match table.get(&name).and_then(Weak::upgrade) {
+                Some(tenant) => tenant,
+                None => {
+                    let tenant = Arc::new(inner.make(settings, cloud)?);
+                    inner.parts.broker.attach(Arc::clone(&tenant.key), Arc::clone(&tenant.provider));
+                    table.insert(name, Arc::downgrade(&tenant));
+                    tenant
+                }
+            }
+        };
+        inner.linger(Arc::clone(&tenant));
+        Ok(tenant)
+    }
+
+    /// Lets go of identities that nobody has used for a while.
+    pub(crate) fn sweep(&self) {
+        self.0.let_go(self.0.parts.clock.boot());
+    }
+}
+
+impl Inner {
+    fn make(self: &Arc<Self>, settings: &SharedSettings, cloud: &Cloud) -> Result<Tenant> {
+        let Parts { egress, audit, observer, clock, .. } = &self.parts;
+        let shared =
+            SharedIdentity::new(settings.clone(), Arc::clone(egress), Arc::clone(clock), Arc::clone(observer))?;
+        let key = Arc::new(shared.identity().clone());
+        let tokens = Arc::new(ObservedTokens::new(
+            Arc::clone(&shared) as Arc<dyn TokenSource>,
+            Arc::clone(audit),
+            Arc::clone(clock),
+        ));
+        let vault = KeyVault::new(
+            KeyVaultSettings::for_cloud(cloud, &self.parts.vaults),
+            Arc::clone(egress),
+            tokens,
+            Arc::clone(clock),
+        );
+        let provider = Observed::new(vault, &key, Arc::clone(audit), Arc::clone(observer), Arc::clone(clock));
+        Ok(Tenant {
+            key,
+            shared,
+            provider: Arc::new(provider),
+            audience: cloud.audience.clone(),
+            inner: Arc::downgrade(self),
+        })
+    }
+
+    fn linger(&self, tenant: Arc<Tenant>) {
+        let now = self.parts.clock.boot();
+        {
+            let mut lingering = self.lingering.lock();
+            lingering.retain(|(_, other)| !Arc::ptr_eq(other, &tenant));
+            lingering.push_back((now + LINGER, tenant));
+        }
+        self.let_go(now);
+    }
+
+    /// Drops outside the lock, because a tenant's end takes locks of its own.
+    fn let_go(&self, now: Duration) {
+        let mut gone = Vec::new();
+        let mut lingering = self.lingering.lock();
+        while lingering.len() > LINGERING || lingering.front().is_some_and(|(until, _)| *until <= now) {
+            gone.extend(lingering.pop_front());
+        }
+        drop(lingering);
+        drop(gone);
+    }
+}
+
+/// The broker cannot read with it any more, unless somebody joined anew meanwhile.
+impl Drop for Tenant {
+    fn drop(&mut self) {
+        let Some(inner) = self.inner.upgrade() else { return };
+        let name = ((*self.key).clone(), self.audience.clone());
+        let mut table = inner.table.lock();
+        if table.get(&name).is_some_and(|known| known.strong_count() == 0) {
+            table.remove(&name);
+            inner.parts.broker.detach(&self.key);
+        }
+    }
+}

@@ -1,0 +1,245 @@
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyward_broker::Broker;
+use keyward_core::audit::AuditSink;
+use keyward_core::config::node::NodeConfig;
+use keyward_core::observe::Observer;
+use keyward_core::{Clock, Code, Error, Result};
+use keyward_kubernetes::Cluster;
+use keyward_telemetry::health::Health;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::task::spawn_blocking;
+
+use crate::facts::{Changes, Facts};
+use crate::guards::{Guard, Guards};
+use crate::identities::Identities;
+use crate::mounts::{Mounts, Place};
+use crate::reports::Teller;
+use crate::request::Pod;
+use crate::state::State;
+use crate::volume::Volume;
+
+/// The node plugin: all volumes of this node, and what they share.
+pub(crate) struct Node {
+    pub(crate) settings: Settings,
+    pub(crate) mounts: Mounts,
+    pub(crate) state: State,
+    pub(crate) broker: Arc<Broker>,
+    pub(crate) identities: Identities,
+    pub(crate) cluster: Option<Arc<Cluster>>,
+    pub(crate) facts: Facts,
+    pub(crate) audit: Arc<dyn AuditSink>,
+    pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) health: Health,
+    /// Woken when what a restart should find has changed.
+    pub(crate) dirty: Notify,
+    guards: Guards,
+    volumes: Mutex<HashMap<String, Arc<Volume>>>,
+}
+
+/// What the command line and the administrator say.
+pub(crate) struct Settings {
+    pub(crate) node_id: String,
+    pub(crate) driver_name: String,
+    pub(crate) kubelet_dir: PathBuf,
+    pub(crate) config: NodeConfig,
+}
+
+/// What a node is made of.
+pub(crate) struct Parts {
+    pub(crate) settings: Settings,
+    pub(crate) mounts: Mounts,
+    pub(crate) state: State,
+    pub(crate) broker: Arc<Broker>,
+    pub(crate) identities: Identities,
+    pub(crate) cluster: Option<Arc<Cluster>>,
+    pub(crate) facts: Facts,
+    pub(crate) audit: Arc<dyn AuditSink>,
+    pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) health: Health,
+}
+
+/// Total and used, of bytes and of inodes.
+pub(crate) struct Usage {
+    pub(crate) bytes: (u64, u64),
+    pub(crate) inodes: (u64, u64),
+}
+
+/// The mounter answers within this time or is stuck.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(3);
+
+impl Node {
+    pub(crate) fn new(parts: Parts) -> Arc<Self> {
+        let Parts {
+            settings,
+            mounts,
+            state,
+            broker,
+            identities,
+            cluster,
+            facts,
+            audit,
+            observer,
+            clock,
+            health,
+        } = parts;
+        Arc::new(Self {
+            settings,
+            mounts,
+            state,
+            broker,
+            identities,
+            cluster,
+            facts,
+            audit,
+            observer,
+            clock,
+            health,
+            dirty: Notify::new(),
+            guards: Guards::default(),
+            volumes: Mutex::default(),
+        })
+    }
+
+    /// The right to change a volume.
+    ///
+    /// # Errors
+    /// `KW_VOLUME_BUSY` while another call has it.
+    pub(crate) fn guard(&self, place: &Place) -> Result<Guard> {
+        self.guards.enter(place.volume_id()).ok_or_else(|| {
+            Error::new(Code::VolumeBusy, "another call for this volume is under way; it will be answered, try again")
+        })
+    }
+
+    pub(crate) fn volume(&self, volume_id: &str) -> Option<Arc<Volume>> {
+        self.volumes.lock().get(volume_id).cloned()
+    }
+
+    pub(crate) fn volumes(&self) -> Vec<Arc<Volume>> {
+        self.volumes.lock().values().cloned().collect()
+    }
+
+    /// Takes a volume in.
+    ///
+    /// # Errors
+    /// `KW_LIMIT_EXCEEDED` when there are as many as the administrator allows.
+    pub(crate) fn admit(&self) -> Result<()> {
+        let most = self.settings.config.limits.volumes;
+        if self.volumes.lock().len() < most {
+            return Ok(());
+        }
+        Err(Error::new(Code::LimitExceeded, format!("the node serves {most} volumes already (`limits.volumes`)")))
+    }
+
+    pub(crate) fn insert(&self, volume: Arc<Volume>) {
+        self.volumes.lock().insert(volume.place.volume_id().to_owned(), volume);
+    }
+
+    pub(crate) fn remove(&self, volume_id: &str) -> Option<Arc<Volume>> {
+        self.volumes.lock().remove(volume_id)
+    }
+
+    /// Runs blocking calls to mounter or file system off the thread that answers.
+    ///
+    /// # Errors
+    /// What `work` says; `KW_INTERNAL` when it ended by a defect.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Mounts) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let mounts = self.mounts.clone();
+        spawn_blocking(move || work(&mounts))
+            .await
+            .map_err(|_| Error::new(Code::Internal, "a call to the mounter ended by a defect"))?
+    }
+
+    pub(crate) fn teller(&self, pod: &Pod, volume: &str, class: Option<&str>, target: &str) -> Teller {
+        let reporter = self.cluster.as_ref().map(|cluster| cluster.reporter());
+        Teller::new(reporter, pod, volume, class, target)
+    }
+
+    /// Unmounts a volume and forgets it. What was never published, or is gone already, is no error.
+    ///
+    /// # Errors
+    /// `KW_VOLUME_BUSY`, `KW_FILE_SYSTEM`.
+    pub(crate) async fn unpublish(self: &Arc<Self>, place: Place) -> Result<()> {
+        let guard = self.guard(&place)?;
+        let node = Arc::clone(self);
+        let work = tokio::spawn(async move {
+            let _guard = guard;
+            let volume = node.remove(place.volume_id());
+            if let Some(volume) = &volume {
+                volume.stop().await;
+            }
+            drop(volume);
+            let state = node.state.clone();
+            node.blocking(move |mounts| {
+                mounts.unmount(&place)?;
+                state.forget(place.volume_id())
+            })
+            .await?;
+            node.dirty.notify_one();
+            Ok(())
+        });
+        // A caller who goes away does not stop it half way.
+        work.await.map_err(|_| Error::new(Code::Internal, "unpublish ended by a defect"))?
+    }
+
+    /// Room on the tmpfs of a volume.
+    ///
+    /// # Errors
+    /// `KW_OBJECT_NOT_FOUND` when the volume is not at `path`.
+    pub(crate) fn usage(&self, volume_id: &str, path: &str) -> Result<Usage> {
+        let volume = self.served(volume_id, path)?;
+        let root: &OwnedFd = &volume.root;
+        let stat = rustix::fs::fstatvfs(root)
+            .map_err(|errno| Error::new(Code::FileSystem, format!("the volume cannot be measured ({errno})")))?;
+        let bytes = (stat.f_blocks * stat.f_frsize, (stat.f_blocks - stat.f_bfree) * stat.f_frsize);
+        Ok(Usage { bytes, inodes: (stat.f_files, stat.f_files - stat.f_ffree) })
+    }
+
+    /// What of a volume is not as it was declared, each as a word and a sentence.
+    ///
+    /// # Errors
+    /// As [`Self::usage`].
+    pub(crate) fn complaints(&self, volume_id: &str, path: &str) -> Result<Vec<(&'static str, String)>> {
+        Ok(self.served(volume_id, path)?.complaints())
+    }
+
+    fn served(&self, volume_id: &str, path: &str) -> Result<Arc<Volume>> {
+        self.volume(volume_id)
+            .filter(|volume| volume.target == path)
+            .ok_or_else(|| Error::new(Code::UnknownName, "the volume is not published at this path"))
+    }
+
+    /// Whether the other process still answers.
+    ///
+    /// # Errors
+    /// `KW_TIMEOUT` when it does not, `KW_INTERNAL` when it is gone.
+    pub(crate) async fn is_alive(&self) -> Result<()> {
+        let ask = self.blocking(|mounts| {
+            let nowhere = Place::new("probe", "probe")?;
+            mounts.inspect(&nowhere).map(drop)
+        });
+        tokio::time::timeout(SIGN_OF_LIFE, ask)
+            .await
+            .map_err(|_| Error::new(Code::Timeout, "the mounter does not answer"))?
+    }
+
+    /// Whether pods can be served: the CSIDriver object is as it must be.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.facts.tokens_in_secrets().is_ok()
+    }
+
+    /// Waits for [`Self::is_ready`] to turn.
+    pub(crate) fn facts_changed(&self) -> Changes {
+        self.facts.changes()
+    }
+}

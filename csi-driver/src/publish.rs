@@ -1,0 +1,323 @@
+//! NodePublishVolume: commit, then mount (promise 1).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyward_core::audit::Actor;
+use keyward_core::{Code, Error, ErrorKind, Result};
+use keyward_delivery::atomic::AtomicDirectory;
+use keyward_delivery::tree::Tree;
+use keyward_proto::csi::v1::NodePublishVolumeRequest;
+use keyward_volume::{Declared, Engine, Outputs, Parts};
+use tokio::time::{Instant, timeout_at};
+
+use crate::mounts::{Detached, Found, Tmpfs};
+use crate::node::Node;
+use crate::plan::{Account, Basis, ClassText, Expanded, Plan, Way};
+use crate::request::{Pod, Wanted};
+use crate::serve::Serving;
+use crate::state::Record;
+use crate::volume::{Histories, Intact, Keeper, Presented, Volume, credential, marker, versions};
+
+mod room;
+
+pub(crate) use room::{Grow, Owner, bytes_for};
+
+/// A class that does not exist may be on its way: pods and classes are often applied together.
+const CLASS_PATIENCE: Duration = Duration::from_secs(15);
+/// What is left of kubelet's own deadline to answer in.
+const MARGIN: Duration = Duration::from_secs(2);
+
+impl Node {
+    /// Publishes a volume, or takes a fresh credential along when it is published already.
+    ///
+    /// # Errors
+    /// The hop that failed, with its code; never once the volume is mounted and committed (promise 4).
+    pub(crate) async fn publish(
+        self: &Arc<Self>,
+        request: NodePublishVolumeRequest,
+        deadline: Option<Duration>,
+    ) -> Result<()> {
+        let wanted = Wanted::read(&self.settings.kubelet_dir, request)?;
+        let guard = self.guard(&wanted.place)?;
+        let longest = self.settings.config.limits.publish_deadline;
+        let patience = deadline.map_or(longest, |deadline| deadline.saturating_sub(MARGIN).min(longest));
+        let end = Instant::now() + patience;
+        let node = Arc::clone(self);
+        // In a task of its own: a caller who goes away leaves nothing half done, and what was fetched stays for the
+        // retry.
+        let work = tokio::spawn(async move {
+            let _guard = guard;
+            node.publish_guarded(wanted, end).await
+        });
+        work.await.map_err(|_| Error::new(Code::Internal, "publish ended by a defect"))?
+    }
+
+    async fn publish_guarded(self: &Arc<Self>, wanted: Wanted, end: Instant) -> Result<()> {
+        let place = wanted.place.clone();
+        let found = self.blocking(move |mounts| mounts.inspect(&place)).await?;
+        if let Some(volume) = self.volume(wanted.place.volume_id()) {
+            match volume.is_intact(&found) {
+                Intact::Whole => {
+                    self.take_along(&volume, &wanted);
+                    return Ok(());
+                }
+                Intact::Damaged => {
+                    self.take_along(&volume, &wanted);
+                    volume.repair().await;
+                    return Ok(());
+                }
+                Intact::Gone => {
+                    self.remove(wanted.place.volume_id());
+                    volume.stop().await;
+                }
+            }
+        } else if matches!(found, Found::Ours(_)) && self.adopt(&wanted).await? {
+            return Ok(());
+        }
+        if matches!(found, Found::Ours(_)) {
+            // Ours, and nothing that a pod should see.
+            let place = wanted.place.clone();
+            self.blocking(move |mounts| mounts.unmount(&place)).await?;
+        }
+        self.admit()?;
+        let class = Basis::of(&wanted).class_name().map(str::to_owned);
+        let teller = self.teller(&wanted.pod, wanted.place.volume(), class.as_deref(), &wanted.target);
+        let published = timeout_at(end, self.first(&wanted, end)).await;
+        let result = published.unwrap_or_else(|_| {
+            Err(Error::new(Code::Timeout, "the volume could not be published in time; the next try begins with what was fetched"))
+        });
+        if let Err(error) = &result {
+            tracing::warn!(pod = %wanted.pod.name, namespace = %wanted.pod.namespace, %error, "a volume was not published");
+            teller.failed(error, false);
+        }
+        result
+    }
+
+    /// A republish is a source of tokens, and whatever is wrong with them is no reason to fail (promise 4).
+    fn take_along(&self, volume: &Arc<Volume>, wanted: &Wanted) {
+        let presented = self.facts.tokens_in_secrets().and_then(|in_secrets| Presented::of(wanted, in_secrets));
+        match presented {
+            Ok(presented) => volume.present(presented),
+            Err(error) => tracing::debug!(%error, "a republish brought no credential"),
+        }
+    }
+
+    /// Goes on with a volume that is mounted and committed, but of which nothing was remembered. Says whether it did.
+    async fn adopt(self: &Arc<Self>, wanted: &Wanted) -> Result<bool> {
+        let place = wanted.place.clone();
+        let root = self.blocking(move |mounts| mounts.reopen(&place)).await?;
+        if !marker(&root) {
+            return Ok(false);
+        }
+        let resolved = match self.resolve(wanted).await {
+            Ok(resolved) => resolved,
+            Err(error) => {
+                // The files are there and whole; the next republish tries again to find out what they are.
+                tracing::warn!(pod = %wanted.pod.name, %error, "a mounted volume is kept as it is");
+                return Ok(true);
+            }
+        };
+        let presented = self.facts.tokens_in_secrets().and_then(|in_secrets| Presented::of(wanted, in_secrets));
+        let record = Record::new(
+            wanted.place.volume().to_owned(),
+            wanted.target.clone(),
+            wanted.pod.clone(),
+            resolved.basis,
+            wanted.grpc,
+        );
+        let resumed = self.resume(wanted.place.clone(), record, root, presented.unwrap_or_default()).await;
+        if let Err(error) = resumed {
+            tracing::warn!(pod = %wanted.pod.name, %error, "a mounted volume is kept as it is");
+        }
+        Ok(true)
+    }
+
+    async fn first(self: &Arc<Self>, wanted: &Wanted, end: Instant) -> Result<()> {
+        if wanted.grpc && !self.settings.config.grpc.enabled {
+            return Err(Error::new(
+                Code::VolumeInvalid,
+                "grpc is switched off on this node (`grpc.enabled`); leave it out, or ask the administrator",
+            ));
+        }
+        let in_secrets = self.facts.tokens_in_secrets()?;
+        let presented = Presented::of(wanted, in_secrets)?;
+        let Resolved { basis, plan } = self.resolve(wanted).await?;
+        let tenant = self.identities.join(plan.way.settings(), &plan.cloud)?;
+        let proof = self.prove(&plan, &presented, &wanted.pod, &tenant);
+        let ready = futures::future::join_all(plan.hosts().into_iter().map(|host| {
+            let provider = Arc::clone(&tenant.provider);
+            async move { provider.prepare(&host).await }
+        }));
+        // The vault's challenge and the token are asked for at once; no value is, before the proof.
+        let (proved, _) = tokio::join!(proof, ready);
+        let credential = proved?;
+        let histories = Histories::list(&plan, &tenant.provider).await?;
+        let Expanded { specs, ids } = plan.expand(&|object| histories.of(object))?;
+        let declared = Declared { specs, defaults: plan.defaults, identity: Arc::clone(&tenant.key) };
+        let mut engine = Engine::new(self.parts(&wanted.pod), declared, None);
+        let tree = self.gather(&mut engine, end).await?;
+
+        let mut record =
+            Record::new(wanted.place.volume().to_owned(), wanted.target.clone(), wanted.pod.clone(), basis, wanted.grpc);
+        record.histories = histories.write();
+        let detached = self.stage(wanted, &tree).await?;
+        let outputs = self.outputs(detached.directory()?, wanted).await?;
+        engine.set_outputs(outputs);
+        if let Some(error) = engine.pass().await.failure {
+            return Err(error);
+        }
+        let serving = if wanted.grpc {
+            let root = detached.directory()?;
+            Some(Serving::start(self, &root, engine.view(), wanted.group, &wanted.pod)?)
+        } else {
+            None
+        };
+        let root = match self.commit(wanted, detached, &record).await {
+            Ok(root) => root,
+            Err(error) => {
+                if let Some(serving) = serving {
+                    serving.end().await;
+                }
+                return Err(error);
+            }
+        };
+        tenant.shared.present(wanted.place.volume_id(), credential);
+        let (volume, orders) =
+            Volume::new(wanted.place.clone(), wanted.target.clone(), wanted.pod.clone(), root, presented);
+        let teller = self.teller(&wanted.pod, wanted.place.volume(), record.basis.class_name(), &wanted.target);
+        teller.published(versions(&engine, &ids));
+        tracing::info!(pod = %wanted.pod.name, namespace = %wanted.pod.namespace, volume = wanted.place.volume(), objects = ids.len(), "a volume is published");
+        self.insert(Arc::clone(&volume));
+        self.dirty.notify_one();
+        let keeper = Keeper { node: Arc::clone(self), volume, engine, tenant, plan, ids, histories, record, serving, teller };
+        tokio::spawn(keeper.run(orders));
+        Ok(())
+    }
+
+    pub(crate) fn parts(&self, pod: &Pod) -> Parts {
+        Parts {
+            broker: Arc::clone(&self.broker),
+            audit: Arc::clone(&self.audit),
+            observer: Arc::clone(&self.observer),
+            clock: Arc::clone(&self.clock),
+            actor: Actor::Pod { namespace: pod.namespace.clone(), name: pod.name.clone(), uid: pod.uid.clone() },
+        }
+    }
+
+    async fn resolve(&self, wanted: &Wanted) -> Result<Resolved> {
+        let mut basis = Basis::of(wanted);
+        if let Some(name) = basis.class_name().map(str::to_owned) {
+            basis.class = Some(self.class(&wanted.pod.namespace, &name).await?);
+        }
+        let config = &self.settings.config;
+        match Plan::make(&basis, &wanted.pod, config) {
+            Ok(plan) => Ok(Resolved { basis, plan }),
+            // Only then is the service account's annotation needed, and asked for.
+            Err(error) if error.code() == Code::IdentityMissing && self.cluster.is_some() => {
+                basis.account = Some(self.account(&wanted.pod).await?);
+                let plan = Plan::make(&basis, &wanted.pod, config)?;
+                Ok(Resolved { basis, plan })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn class(&self, namespace: &str, name: &str) -> Result<ClassText> {
+        let cluster = self.cluster.as_ref().ok_or_else(|| {
+            Error::new(Code::ClassUnavailable, "classes cannot be read without the Kubernetes API; name the objects in the volume's own attributes")
+        })?;
+        let class = cluster.classes().wait_for(namespace, name, CLASS_PATIENCE).await?;
+        Ok(ClassText {
+            name: class.name.clone(),
+            provider: class.provider.clone(),
+            parameters: class.parameters.clone(),
+        })
+    }
+
+    async fn account(&self, pod: &Pod) -> Result<Account> {
+        let Some(cluster) = &self.cluster else { return Ok(Account::default()) };
+        let found = cluster.service_account(&pod.namespace, &pod.service_account).await?.unwrap_or_default();
+        Ok(Account { client_id: found.client_id, tenant_id: found.tenant_id })
+    }
+
+    async fn prove(
+        &self,
+        plan: &Plan,
+        presented: &Presented,
+        pod: &Pod,
+        tenant: &crate::identities::Tenant,
+    ) -> Result<keyward_identity::Credential> {
+        let credential = credential(&plan.way, presented, pod)?;
+        if !matches!(plan.way, Way::Managed { .. }) {
+            tenant.shared.prove(&credential, &tenant.audience).await?;
+        }
+        Ok(credential)
+    }
+
+    /// Waits until all that is required is there. What fails says so at once, except for a vault that only asks for
+    /// patience.
+    async fn gather(&self, engine: &mut Engine, end: Instant) -> Result<Tree> {
+        let answer_by = end - MARGIN.min(end - Instant::now());
+        loop {
+            let tried = timeout_at(answer_by, engine.ready()).await.is_ok();
+            let by = answer_by.min(Instant::now() + self.settings.config.limits.conversion_deadline);
+            let (pass, tree) = timeout_at(by, engine.snapshot_tree()).await.map_err(|_| {
+                Error::new(Code::ContentInvalid, "the conversions of the volume take longer than `limits.conversionDeadline` allows")
+            })?;
+            let Some((_, error)) = pass.missing.into_iter().next() else { return self.check_size(tree) };
+            let patient = error.kind() == ErrorKind::Throttled || !tried;
+            if !patient || Instant::now() >= answer_by {
+                return Err(error);
+            }
+            // What changes next may be what was missing; if nothing does, the answer is due.
+            let _ = timeout_at(answer_by, engine.changed()).await;
+        }
+    }
+
+    fn check_size(&self, tree: Tree) -> Result<Tree> {
+        let most = self.settings.config.limits.bytes_per_volume;
+        if tree.payload() as u64 <= most {
+            return Ok(tree);
+        }
+        let text = format!("the volume's files have {} bytes, more than `limits.bytesPerVolume` ({most}) allows", tree.payload());
+        Err(Error::new(Code::NoSpace, text))
+    }
+
+    async fn stage(&self, wanted: &Wanted, tree: &Tree) -> Result<Detached> {
+        let tmpfs = Tmpfs { bytes: bytes_for(tree.payload(), tree.files.len()), mode: 0o755, gid: wanted.group };
+        self.blocking(move |mounts| mounts.create(&tmpfs)).await
+    }
+
+    pub(crate) async fn outputs(&self, directory: std::os::fd::OwnedFd, wanted: &Wanted) -> Result<Outputs> {
+        self.outputs_at(directory, wanted.place.clone()).await
+    }
+
+    pub(crate) async fn outputs_at(&self, directory: std::os::fd::OwnedFd, place: crate::mounts::Place) -> Result<Outputs> {
+        self.blocking(move |mounts| {
+            let owner = Arc::new(Owner(mounts.clone()));
+            let directory = AtomicDirectory::open_with(directory, owner)?;
+            Ok(Outputs::new(directory, Arc::new(Grow { mounts: mounts.clone(), place })))
+        })
+        .await
+    }
+
+    /// The record comes first: what is mounted is remembered, and what is remembered but not mounted is swept.
+    async fn commit(&self, wanted: &Wanted, detached: Detached, record: &Record) -> Result<std::os::fd::OwnedFd> {
+        let (place, state, record) = (wanted.place.clone(), self.state.clone(), record.clone());
+        self.blocking(move |_| {
+            state.save(place.volume_id(), &record)?;
+            detached.commit(&place).inspect_err(|_| {
+                // The next start would find that it is not mounted, and forget it too.
+                let _ = state.forget(place.volume_id());
+            })
+        })
+        .await
+    }
+}
+
+/// What is to be delivered, as far as it can be known before anybody upstream is asked.
+struct Resolved {
+    basis: Basis,
+    plan: Plan,
+}

@@ -1,0 +1,129 @@
+//! What a start finds of earlier times: volumes to go on with, and leftovers to sweep.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyward_core::{Code, Error, Result};
+use keyward_volume::{Declared, Engine};
+
+use crate::mounts::{Found, Place};
+use crate::node::Node;
+use crate::plan::{Expanded, Plan};
+use crate::serve::Serving;
+use crate::state::Record;
+use crate::volume::{Histories, Keeper, Presented, Volume};
+
+/// A mount of ours that kubelet does not ask about within this time belongs to a pod that is gone: it calls for every
+/// volume of a running pod about once a minute.
+const ABANDONED: Duration = Duration::from_secs(15 * 60);
+
+impl Node {
+    /// Goes on with every volume that is still mounted, and forgets the others: after a reboot of the node there are
+    /// records, and nothing mounted.
+    ///
+    /// # Errors
+    /// `KW_FILE_SYSTEM` when the state directory cannot be read.
+    pub(crate) async fn restore(self: &Arc<Self>) -> Result<()> {
+        let state = self.state.clone();
+        let records = self.blocking(move |_| state.load()).await?;
+        let (mut resumed, mut swept) = (0, 0);
+        for (volume_id, record) in records {
+            match self.restore_one(&volume_id, record).await {
+                Ok(true) => resumed += 1,
+                Ok(false) => {
+                    let state = self.state.clone();
+                    self.blocking(move |_| state.forget(&volume_id)).await?;
+                    swept += 1;
+                }
+                // The files stay as they are; kubelet's next call brings what is needed to go on.
+                Err(error) => tracing::warn!(volume = volume_id, %error, "a mounted volume waits for kubelet's next call"),
+            }
+        }
+        if resumed + swept > 0 {
+            tracing::info!(resumed, swept, "volumes of an earlier start");
+        }
+        Ok(())
+    }
+
+    async fn restore_one(self: &Arc<Self>, volume_id: &str, record: Record) -> Result<bool> {
+        let place = record.place()?;
+        if place.volume_id() != volume_id {
+            return Ok(false);
+        }
+        let looked_at = place.clone();
+        let found = self.blocking(move |mounts| mounts.inspect(&looked_at)).await?;
+        if !matches!(found, Found::Ours(_)) {
+            return Ok(false);
+        }
+        let opened = place.clone();
+        let root = self.blocking(move |mounts| mounts.reopen(&opened)).await?;
+        self.resume(place, record, root, Presented::default()).await.map(|()| true)
+    }
+
+    /// Goes on with a mounted volume. Until a credential proves the identity again, what it holds is shown as stale.
+    ///
+    /// # Errors
+    /// What the plan says, when the administrator's configuration no longer allows it; `KW_FILE_SYSTEM`.
+    pub(crate) async fn resume(
+        self: &Arc<Self>,
+        place: Place,
+        record: Record,
+        root: OwnedFd,
+        presented: Presented,
+    ) -> Result<()> {
+        let plan = Plan::make(&record.basis, &record.pod, &self.settings.config)?;
+        let tenant = self.identities.join(plan.way.settings(), &plan.cloud)?;
+        let histories = Histories::read(&record.histories);
+        let Expanded { specs, ids } = plan.expand(&|object| histories.of(object))?;
+        let declared = Declared { specs, defaults: plan.defaults, identity: Arc::clone(&tenant.key) };
+        let again = root.try_clone().map_err(|error| {
+            Error::new(Code::Internal, "there is no file descriptor left").detail(error)
+        })?;
+        // Sweeps what a killed driver left half written.
+        let outputs = self.outputs_at(again, place.clone()).await?;
+        let engine = Engine::new(self.parts(&record.pod), declared, Some(outputs));
+        let serving = if record.grpc {
+            Some(Serving::start(self, &root, engine.view(), record.basis.group, &record.pod)?)
+        } else {
+            None
+        };
+        let teller = self.teller(&record.pod, place.volume(), record.basis.class_name(), &record.target);
+        let state = self.state.clone();
+        let (saved, volume_id) = (record.clone(), place.volume_id().to_owned());
+        self.blocking(move |_| state.save(&volume_id, &saved)).await?;
+        let (volume, orders) = Volume::new(place, record.target.clone(), record.pod.clone(), root, presented);
+        self.insert(Arc::clone(&volume));
+        let keeper =
+            Keeper { node: Arc::clone(self), volume, engine, tenant, plan, ids, histories, record, serving, teller };
+        tokio::spawn(keeper.run(orders));
+        Ok(())
+    }
+
+    /// Unmounts what nobody has asked about for long enough. Runs once, after every running pod's volume must have
+    /// been published again.
+    pub(crate) async fn sweep_abandoned(self: Arc<Self>) {
+        tokio::time::sleep(ABANDONED).await;
+        if let Err(error) = self.sweep_once().await {
+            tracing::warn!(%error, "leftover volumes could not be swept");
+        }
+    }
+
+    async fn sweep_once(&self) -> Result<()> {
+        let mounted = self.blocking(|mounts| mounts.list()).await?;
+        for place in mounted.into_iter().filter(|place| self.volume(place.volume_id()).is_none()) {
+            let Ok(_guard) = self.guard(&place) else { continue };
+            if self.volume(place.volume_id()).is_some() {
+                continue;
+            }
+            tracing::warn!(pod = place.pod_uid(), volume = place.volume(), "a volume that nobody asks about is unmounted");
+            let (state, place) = (self.state.clone(), place.clone());
+            self.blocking(move |mounts| {
+                mounts.unmount(&place)?;
+                state.forget(place.volume_id())
+            })
+            .await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,140 @@
+//! A published volume: what calls see of it, and the keeper that keeps it current.
+
+mod credentials;
+mod history;
+mod keeper;
+mod pending;
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rustix::fs::{AtFlags, FileType, readlinkat, statat};
+use tokio::sync::{mpsc, oneshot};
+
+pub(crate) use credentials::{Presented, credential};
+pub(crate) use history::Histories;
+pub(crate) use keeper::{Keeper, versions};
+
+use crate::mounts::{Found, Place};
+use crate::request::Pod;
+
+/// A published volume.
+pub(crate) struct Volume {
+    pub(crate) place: Place,
+    /// Its target as kubelet wrote it.
+    pub(crate) target: String,
+    pub(crate) pod: Pod,
+    /// The root of a writable view that is mounted nowhere.
+    pub(crate) root: OwnedFd,
+    /// Which tmpfs it is.
+    device: Mutex<Option<u64>>,
+    presented: Mutex<Presented>,
+    face: Mutex<Vec<(&'static str, String)>>,
+    orders: mpsc::Sender<Order>,
+}
+
+/// What calls ask of a keeper.
+pub(crate) enum Order {
+    /// A fresh credential was presented.
+    Presented,
+    /// The volume's files are not as they were committed.
+    Repair(oneshot::Sender<()>),
+    /// The volume is to be unmounted; answered when nothing of ours holds it any more.
+    Stop(oneshot::Sender<()>),
+}
+
+/// Orders that wait; a keeper that is busy for longer takes the newest credential anyway.
+const WAITING: usize = 8;
+
+impl Volume {
+    /// A volume with a writable view, and where its keeper takes orders from.
+    pub(crate) fn new(
+        place: Place,
+        target: String,
+        pod: Pod,
+        root: OwnedFd,
+        presented: Presented,
+    ) -> (Arc<Self>, mpsc::Receiver<Order>) {
+        let (orders, taken) = mpsc::channel(WAITING);
+        let volume = Self {
+            place,
+            target,
+            pod,
+            root,
+            device: Mutex::default(),
+            presented: Mutex::new(presented),
+            face: Mutex::default(),
+            orders,
+        };
+        (Arc::new(volume), taken)
+    }
+
+    /// Whether `found` at the target is this volume, with a whole generation in place: what a republish is answered
+    /// by. The kernel is asked each time; of the files only the marker is looked at.
+    pub(crate) fn is_intact(&self, found: &Found) -> Intact {
+        let Found::Ours(mount) = found else { return Intact::Gone };
+        let known = *self.device.lock().get_or_insert(mount.device);
+        if known != mount.device || !mount.read_only {
+            return Intact::Gone;
+        }
+        if marker(&self.root) { Intact::Whole } else { Intact::Damaged }
+    }
+
+    /// Takes a fresh credential along.
+    pub(crate) fn present(&self, presented: Presented) {
+        *self.presented.lock() = presented;
+        // A full queue means that the keeper will look at the newest credential anyway.
+        let _ = self.orders.try_send(Order::Presented);
+    }
+
+    pub(crate) fn presented(&self) -> Presented {
+        self.presented.lock().clone()
+    }
+
+    /// Writes the files anew.
+    pub(crate) async fn repair(&self) {
+        let (done, is_done) = oneshot::channel();
+        if self.orders.send(Order::Repair(done)).await.is_ok() {
+            // A keeper that ended has nothing to repair any more.
+            let _ = is_done.await;
+        }
+    }
+
+    /// Ends the keeper, and with it every descriptor but `root`.
+    pub(crate) async fn stop(&self) {
+        let (done, is_done) = oneshot::channel();
+        if self.orders.send(Order::Stop(done)).await.is_ok() {
+            let _ = is_done.await;
+        }
+    }
+
+    pub(crate) fn complaints(&self) -> Vec<(&'static str, String)> {
+        self.face.lock().clone()
+    }
+
+    fn show(&self, complaints: Vec<(&'static str, String)>) {
+        *self.face.lock() = complaints;
+    }
+}
+
+/// What a republish finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Intact {
+    /// Mounted, and committed.
+    Whole,
+    /// Mounted, but the files were tampered with.
+    Damaged,
+    /// Not mounted there, or not this volume, or writable.
+    Gone,
+}
+
+/// Whether `..data` names a generation that is there: it is renamed into place only after all of a generation was
+/// written, so this is the mark of a commit.
+pub(crate) fn marker(root: &OwnedFd) -> bool {
+    let Ok(target) = readlinkat(root, "..data", Vec::new()) else { return false };
+    let name = target.to_bytes();
+    let ours = name.starts_with(b"..kw_") && !name.contains(&b'/');
+    ours && statat(root, &*target, AtFlags::SYMLINK_NOFOLLOW)
+        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+}

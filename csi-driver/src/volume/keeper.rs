@@ -1,0 +1,401 @@
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyward_broker::Watch;
+use keyward_core::{Code, Error, ErrorKind, Result, SecretView, State};
+use keyward_delivery::atomic::Committed;
+use keyward_kubernetes::{Lookup, ObjectVersion};
+use keyward_volume::{Engine, Pass};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::pending::{Pending, items};
+use super::{Histories, Order, Volume, credential};
+use crate::identities::Tenant;
+use crate::node::Node;
+use crate::plan::{Basis, ClassText, Plan, Way};
+use crate::reports::Teller;
+use crate::serve::Serving;
+use crate::state::Record;
+
+/// Replaced generations stay readable for one to two of these.
+const GRACE: Duration = Duration::from_secs(30);
+/// Proofs that cannot be renewed are tried again after this, doubling.
+const RETRY: Duration = Duration::from_secs(5);
+const RETRY_LIMIT: Duration = Duration::from_secs(60);
+/// A proof lapses after ten minutes; a volume whose lookups could come at any time renews it before.
+const RENEW: Duration = Duration::from_secs(8 * 60);
+/// Steps of an edit that ask somebody.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Versions that were disabled show in no other way than by listing again.
+const RELIST: u32 = 10;
+
+/// Keeps one published volume current, whatever kubelet does: rotation, edits of its class, renewal of its proof.
+pub(crate) struct Keeper {
+    pub(crate) node: Arc<Node>,
+    pub(crate) volume: Arc<Volume>,
+    pub(crate) engine: Engine,
+    pub(crate) tenant: Arc<Tenant>,
+    pub(crate) plan: Plan,
+    pub(crate) ids: Vec<(String, String)>,
+    pub(crate) histories: Histories,
+    pub(crate) record: Record,
+    pub(crate) serving: Option<Serving>,
+    pub(crate) teller: Teller,
+}
+
+/// What a running keeper has in mind.
+#[derive(Default)]
+struct Mind {
+    /// The current versions of objects with a history.
+    newest: Option<Watch>,
+    pending: Option<Pending>,
+    /// When to sweep, and how often still.
+    sweep: Option<(Instant, u8)>,
+    renew: Option<Instant>,
+    relist: Option<Instant>,
+    retry: Option<Instant>,
+    failures: u32,
+    told: HashSet<(String, &'static str)>,
+}
+
+/// The versions that readers have, as a status names them.
+pub(crate) fn versions(engine: &Engine, ids: &[(String, String)]) -> Vec<ObjectVersion> {
+    let delivered = engine.versions();
+    let version = |name: &str| delivered.iter().find(|(known, _)| known == name).map(|(_, version)| version.to_string());
+    let mut objects: Vec<_> = ids
+        .iter()
+        .filter_map(|(name, id)| Some(ObjectVersion { id: id.clone(), version: version(name)? }))
+        .collect();
+    objects.sort_unstable();
+    objects
+}
+
+impl Keeper {
+    /// Runs until the volume is to be unmounted.
+    pub(crate) async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+        let mut mind = Mind::default();
+        self.schedule(&mut mind);
+        let mut classes = self.classes();
+        self.look_around(&mut mind);
+        loop {
+            let timer = [mind.sweep.map(|(at, _)| at), mind.renew, mind.relist, mind.retry].into_iter().flatten().min();
+            tokio::select! {
+                biased;
+                order = orders.recv() => match order {
+                    Some(Order::Presented) => self.presented(&mut mind).await,
+                    Some(Order::Repair(done)) => {
+                        self.repair(&mut mind).await;
+                        // The caller may have gone away.
+                        let _ = done.send(());
+                    }
+                    Some(Order::Stop(done)) => {
+                        self.end().await;
+                        let _ = done.send(());
+                        return;
+                    }
+                    None => return self.end().await,
+                },
+                () = self.engine.changed() => self.deliver(&mut mind).await,
+                () = changed(&mut classes) => self.reconsider(&mut mind).await,
+                () = available(&mut mind.pending) => self.take_over(&mut mind).await,
+                () = moved(&mut mind.newest) => self.relist(&mut mind).await,
+                () = until(timer) => self.on_time(&mut mind).await,
+            }
+        }
+    }
+
+    async fn end(self) {
+        let Self { serving, engine, tenant, volume, teller, .. } = self;
+        if let Some(serving) = serving {
+            serving.end().await;
+        }
+        tenant.shared.withdraw(volume.place.volume_id());
+        teller.gone();
+        drop(engine);
+    }
+
+    fn schedule(&self, mind: &mut Mind) {
+        let now = Instant::now();
+        if self.serving.is_some() {
+            mind.renew = Some(now + RENEW.mul_f64(1.0 - 0.2 * fastrand::f64()));
+        }
+        if !self.histories.is_empty() {
+            mind.relist = Some(now + self.node.settings.config.rotation.interval * RELIST);
+            let newest: Vec<_> = self.plan.objects.iter().filter(|object| object.history > 0).map(|object| object.spec.clone()).collect();
+            mind.newest = Some(self.node.broker.watch(items(&newest, &self.tenant)));
+        }
+    }
+
+    fn classes(&self) -> Option<watch::Receiver<u64>> {
+        let cluster = self.node.cluster.as_ref().filter(|_| self.record.basis.class.is_some())?;
+        let mut changed = cluster.classes().changed();
+        // Whatever moved while the volume was published or restored is looked at once.
+        changed.mark_changed();
+        Some(changed)
+    }
+
+    async fn on_time(&mut self, mind: &mut Mind) {
+        let now = Instant::now();
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if let Some((at, times)) = mind.sweep.filter(|(at, _)| *at <= now) {
+            self.engine.sweep().await;
+            mind.sweep = (times > 1).then_some((at + GRACE, times - 1));
+        }
+        if due(mind.renew) {
+            self.schedule(mind);
+            self.deliver(mind).await;
+        }
+        if due(mind.retry) {
+            mind.retry = None;
+            self.deliver(mind).await;
+            self.reconsider(mind).await;
+        }
+        if due(mind.relist) {
+            self.relist(mind).await;
+        }
+    }
+
+    /// A fresh credential serves whatever waits for one.
+    async fn presented(&mut self, mind: &mut Mind) {
+        if let Ok(credential) = credential(&self.plan.way, &self.volume.presented(), &self.volume.pod) {
+            self.tenant.shared.present(self.volume.place.volume_id(), credential);
+        }
+        if self.engine.is_unproved() {
+            mind.failures = 0;
+            mind.retry = None;
+            self.deliver(mind).await;
+        }
+    }
+
+    async fn repair(&mut self, mind: &mut Mind) {
+        tracing::warn!(volume = %self.volume.place.volume_id(), pod = %self.volume.pod.name, "the files of a volume were tampered with and are written anew");
+        let pass = self.engine.pass().await;
+        self.after(pass, mind);
+    }
+
+    /// Delivers what changed, if the pod has proved its identity within the last ten minutes or proves it now: what
+    /// another pod's proof brought is not for this one (promise 7).
+    async fn deliver(&mut self, mind: &mut Mind) {
+        let was_complete = self.engine.is_complete();
+        match self.prove().await {
+            Ok(()) => {
+                mind.failures = 0;
+                mind.retry = None;
+                self.engine.set_unproved(false);
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a volume's proof of identity cannot be renewed");
+                self.engine.set_unproved(true);
+                mind.retry = Some(Instant::now() + RETRY_LIMIT.min(RETRY * 2u32.pow(mind.failures.min(4))));
+                mind.failures += 1;
+                if error.kind().is_definite_no() {
+                    self.tell_once(mind, "identity", &error);
+                }
+            }
+        }
+        let pass = self.engine.pass().await;
+        let changed: Vec<_> = pass.changed.iter().map(|change| change.name.clone()).collect();
+        self.after(pass, mind);
+        if was_complete && !changed.is_empty() {
+            let of = |name: &String| self.ids.iter().find(|(known, _)| known == name).map(|(_, id)| id.clone());
+            self.teller.rotated(versions(&self.engine, &self.ids), changed.iter().filter_map(of).collect());
+        }
+    }
+
+    async fn prove(&self) -> Result<()> {
+        if matches!(self.plan.way, Way::Managed { .. }) {
+            return Ok(());
+        }
+        let credential = credential(&self.plan.way, &self.volume.presented(), &self.volume.pod)?;
+        let proved = timeout(PATIENCE, self.tenant.shared.prove(&credential, &self.tenant.audience)).await;
+        proved.map_err(|_| Error::new(Code::Timeout, "the token endpoint did not answer"))?
+    }
+
+    fn after(&mut self, pass: Pass, mind: &mut Mind) {
+        if let Some(Committed::Swapped { .. }) = pass.wrote {
+            // Twice: the first sweep marks what the second removes.
+            mind.sweep = Some((Instant::now() + GRACE, 2));
+        }
+        self.node.dirty.notify_one();
+        if let Some(error) = &pass.failure {
+            self.tell_once(mind, "files", error);
+        }
+        self.look_around(mind);
+    }
+
+    /// What is not as declared, for health and events.
+    fn look_around(&self, mind: &mut Mind) {
+        let mut complaints = Vec::new();
+        let mut now = HashSet::new();
+        for served in self.engine.view().list() {
+            let Some(error) = served.error.as_ref().or(served.value.as_ref().err()) else { continue };
+            let reason = match served.state {
+                State::Pending => "ObjectMissing",
+                State::Fresh => "ContentInvalid",
+                State::Stale => "ObjectStale",
+                State::Expired => "ObjectExpired",
+                State::Revoked => "ObjectRevoked",
+            };
+            // One entry for each reason, as the specification demands.
+            if !complaints.iter().any(|(known, _)| *known == reason) {
+                complaints.push((reason, format!("{}: {error}", served.name)));
+            }
+            let lasting = error.kind().is_definite_no() || error.kind() == ErrorKind::Content;
+            if lasting && served.state != State::Pending {
+                let key = (served.name.clone(), error.code().as_str());
+                if mind.told.insert(key.clone()) {
+                    self.teller.failed(error, true);
+                }
+                now.insert(key);
+            }
+        }
+        let others = ["identity", "files", "class", "history"];
+        mind.told.retain(|key| now.contains(key) || others.contains(&key.0.as_str()));
+        self.volume.show(complaints);
+    }
+
+    fn tell_once(&self, mind: &mut Mind, about: &str, error: &Error) {
+        if mind.told.insert((about.to_owned(), error.code().as_str())) {
+            tracing::warn!(volume = %self.volume.place.volume_id(), %error, "a mounted volume cannot be brought up to date");
+            self.teller.failed(error, true);
+        }
+    }
+
+    fn forget_told(mind: &mut Mind, about: &str) {
+        mind.told.retain(|(known, _)| known != about);
+    }
+
+    /// Looks at the class again; an edit that is good takes over once all that it requires is there, and one that is
+    /// bad changes nothing.
+    async fn reconsider(&mut self, mind: &mut Mind) {
+        let Some(class) = self.edited() else { return };
+        let basis = Basis { class: Some(class), ..self.record.basis.clone() };
+        if mind.pending.as_ref().is_some_and(|pending| pending.basis == basis) {
+            return;
+        }
+        match timeout(PATIENCE, self.prepare(basis)).await {
+            Ok(Ok(pending)) => {
+                Self::forget_told(mind, "class");
+                mind.pending = Some(pending);
+                self.take_over(mind).await;
+            }
+            Ok(Err(error)) => {
+                if error.kind().is_transient() || error.kind() == ErrorKind::Unauthenticated {
+                    mind.retry.get_or_insert(Instant::now() + RETRY_LIMIT);
+                }
+                self.tell_once(mind, "class", &error);
+            }
+            Err(_) => mind.retry = Some(Instant::now() + RETRY_LIMIT),
+        }
+    }
+
+    /// The class, if it is not the one that was applied.
+    fn edited(&self) -> Option<ClassText> {
+        let applied = self.record.basis.class.as_ref()?;
+        let classes = self.node.cluster.as_ref()?.classes();
+        // A class that was deleted, or is not known, leaves the volume as it is.
+        let Lookup::Found(class) = classes.get(&self.volume.pod.namespace, &applied.name) else { return None };
+        let same = class.provider == applied.provider && class.parameters == applied.parameters;
+        (!same).then(|| ClassText {
+            name: class.name.clone(),
+            provider: class.provider.clone(),
+            parameters: class.parameters.clone(),
+        })
+    }
+
+    async fn prepare(&self, basis: Basis) -> Result<Pending> {
+        let (pod, config) = (&self.volume.pod, &self.node.settings.config);
+        let plan = Plan::make(&basis, pod, config)?;
+        let tenant = self.node.identities.join(plan.way.settings(), &plan.cloud)?;
+        if !matches!(plan.way, Way::Managed { .. }) {
+            let credential = credential(&plan.way, &self.volume.presented(), pod)?;
+            tenant.shared.prove(&credential, &tenant.audience).await?;
+            tenant.shared.present(self.volume.place.volume_id(), credential);
+        }
+        let histories = Histories::list(&plan, &tenant.provider).await?;
+        let expanded = plan.expand(&|object| histories.of(object))?;
+        Ok(Pending::begin(&self.node.broker, plan, basis, tenant, expanded, histories))
+    }
+
+    /// Lists versions again; a history that moved takes over like an edit.
+    async fn relist(&mut self, mind: &mut Mind) {
+        mind.relist = Some(Instant::now() + self.node.settings.config.rotation.interval * RELIST);
+        if mind.pending.is_some() {
+            return;
+        }
+        match timeout(PATIENCE, self.prepare(self.record.basis.clone())).await {
+            Ok(Ok(pending)) => {
+                Self::forget_told(mind, "history");
+                if pending.expanded.specs != self.engine.declared().specs {
+                    mind.pending = Some(pending);
+                    self.take_over(mind).await;
+                }
+            }
+            Ok(Err(error)) => self.tell_once(mind, "history", &error),
+            Err(_) => {}
+        }
+    }
+
+    async fn take_over(&mut self, mind: &mut Mind) {
+        let Some(pending) = &mind.pending else { return };
+        match pending.readiness() {
+            Ok(()) => {}
+            Err(Some(error)) => return self.tell_once(mind, "class", &error),
+            Err(None) => return,
+        }
+        let declared = pending.declared();
+        let Some(Pending { plan, basis, tenant, expanded, histories, .. }) = mind.pending.take() else { return };
+        if !Arc::ptr_eq(&self.tenant, &tenant) {
+            self.tenant.shared.withdraw(self.volume.place.volume_id());
+        }
+        self.engine.redeclare(declared);
+        self.record.basis = basis;
+        self.record.histories = histories.write();
+        (self.plan, self.tenant, self.ids, self.histories) = (plan, tenant, expanded.ids, histories);
+        let (state, record) = (self.node.state.clone(), self.record.clone());
+        let volume_id = self.volume.place.volume_id().to_owned();
+        let saved = self.node.blocking(move |_| state.save(&volume_id, &record)).await;
+        if let Err(error) = saved {
+            tracing::warn!(%error, "an edit is applied, and a restart would begin with the old class");
+        }
+        mind.newest = None;
+        self.schedule(mind);
+        Self::forget_told(mind, "class");
+        tracing::info!(volume = %self.volume.place.volume_id(), pod = %self.volume.pod.name, objects = self.ids.len(), "a new declaration is applied");
+        self.deliver(mind).await;
+    }
+}
+
+async fn until(timer: Option<Instant>) {
+    match timer {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn changed(classes: &mut Option<watch::Receiver<u64>>) {
+    let changed = match classes {
+        Some(classes) => classes.changed().await.is_ok(),
+        None => false,
+    };
+    // The sender lives as long as the cluster's handle does.
+    if !changed {
+        std::future::pending::<()>().await;
+    }
+}
+
+async fn available(pending: &mut Option<Pending>) {
+    match pending {
+        Some(pending) => pending.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn moved(newest: &mut Option<Watch>) {
+    match newest {
+        Some(newest) => newest.changed().await,
+        None => std::future::pending().await,
+    }
+}

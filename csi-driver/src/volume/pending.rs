@@ -1,0 +1,83 @@
+use std::sync::Arc;
+
+use keyward_broker::{Broker, Watch, WatchItem};
+use keyward_core::spec::{ObjectSpec, Source};
+use keyward_core::{Error, FetchRequest, ObjectKey};
+use keyward_volume::Declared;
+
+use super::Histories;
+use crate::identities::Tenant;
+use crate::plan::{Basis, Expanded, Plan};
+
+/// A declaration that takes over once all that it requires is at hand: an edit of a class, or a new version in a
+/// history, shows all at once or not at all.
+pub(super) struct Pending {
+    pub(super) plan: Plan,
+    pub(super) basis: Basis,
+    pub(super) tenant: Arc<Tenant>,
+    pub(super) expanded: Expanded,
+    pub(super) histories: Histories,
+    watch: Watch,
+}
+
+impl Pending {
+    /// Begins to read what `expanded` declares.
+    pub(super) fn begin(
+        broker: &Arc<Broker>,
+        plan: Plan,
+        basis: Basis,
+        tenant: Arc<Tenant>,
+        expanded: Expanded,
+        histories: Histories,
+    ) -> Self {
+        let watch = broker.watch(items(&expanded.specs, &tenant));
+        Self { plan, basis, tenant, expanded, histories, watch }
+    }
+
+    /// Returns when something may have become available. Cancel-safe.
+    pub(super) async fn changed(&mut self) {
+        self.watch.changed().await;
+    }
+
+    /// Whether it can take over; otherwise why not, once the reason is known.
+    pub(super) fn readiness(&self) -> Result<(), Option<Error>> {
+        let snapshots = self.watch.snapshots();
+        let required = |spec: &&ObjectSpec| !spec.optional;
+        for spec in self.expanded.specs.iter().filter(required) {
+            let Source::Object(source) = &spec.source else { continue };
+            let request = FetchRequest { object: source.object.clone(), parts: source.parts() };
+            let snapshot = snapshots.iter().find(|snapshot| snapshot.key.request == request);
+            match snapshot {
+                Some(snapshot) if snapshot.fetched.is_some() => {}
+                Some(snapshot) => return Err(snapshot.error.clone()),
+                None => return Err(None),
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn declared(&self) -> Declared {
+        Declared {
+            specs: self.expanded.specs.clone(),
+            defaults: self.plan.defaults,
+            identity: Arc::clone(&self.tenant.key),
+        }
+    }
+}
+
+/// What the broker is to keep current for `specs`.
+pub(super) fn items(specs: &[ObjectSpec], tenant: &Tenant) -> Vec<WatchItem> {
+    specs
+        .iter()
+        .filter_map(|spec| match &spec.source {
+            Source::Object(source) => Some(WatchItem {
+                key: ObjectKey {
+                    identity: Arc::clone(&tenant.key),
+                    request: FetchRequest { object: source.object.clone(), parts: source.parts() },
+                },
+                refresh: spec.refresh,
+            }),
+            Source::Template(_) => None,
+        })
+        .collect()
+}
