@@ -1,3 +1,5 @@
+mod classes;
+
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -16,13 +18,16 @@ use crate::output;
 /// Largest file that is looked at.
 const MAX_FILE: u64 = 1 << 20;
 
-/// Check a sidecar configuration or a list of objects, and report every mistake with its place
+/// Check a configuration, a list of objects or SecretProviderClasses, and report every mistake with its place
 ///
-/// A document that is a list is taken for objects, as an annotation or a CSI volume holds them; anything else for a
-/// sidecar's configuration. Nothing is contacted: `keyward doctor` does that.
+/// A document that is a list is taken for objects, as an annotation or a CSI volume holds them. Kubernetes manifests,
+/// several documents or a `kind: List` included, are searched for SecretProviderClasses, and where Keyward differs
+/// from the Azure provider is noted. Anything else is taken for a sidecar's configuration. Nothing is contacted:
+/// `keyward doctor` does that.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   keyward lint keyward.yaml
+  kubectl get secretproviderclass -A -o yaml | keyward lint -
   kubectl get pod web-0 -o jsonpath='{.metadata.annotations.keyward\\.dev/objects}' | keyward lint -")]
 pub(crate) struct LintArgs {
     /// The file; - for standard input
@@ -35,7 +40,11 @@ pub(crate) struct LintArgs {
 /// Parses the file and says what is wrong with it.
 pub(crate) fn run(args: &LintArgs) -> Result<(), Failure> {
     let bytes = read(&args.file)?;
-    let objects = if matches!(document::parse(&bytes)?, Value::Array(_)) {
+    let documents = document::parse_all(&bytes)?;
+    if let Some(classes) = classes::find(&documents) {
+        return classes::check(&classes, &args.file);
+    }
+    let objects = if matches!(documents.as_slice(), [Value::Array(_)]) {
         let cloud = Cloud::built_in(&args.cloud).ok_or_else(|| {
             Failure::usage(format!("--cloud must be one of {}", Cloud::BUILT_IN.join(", ")))
         })?;

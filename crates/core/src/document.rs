@@ -20,6 +20,19 @@ pub const MAX_DOCUMENT: usize = 1 << 20;
 /// `KW_CONFIG_INVALID` with line and column when it is not UTF-8, larger than [`MAX_DOCUMENT`], deeper than 32 levels,
 /// uses anchors or aliases, repeats a key, or is no YAML at all. The text itself is never quoted.
 pub fn parse(bytes: &[u8]) -> Result<Value> {
+    serde_saphyr::from_str_with_options(text_of(bytes)?, options(1)).map_err(|error| unreadable(&error))
+}
+
+/// Parses every document of a YAML stream, as Kubernetes manifests stand in one file; empty ones are null.
+///
+/// # Errors
+/// As [`parse`], and for more than 200 documents.
+pub fn parse_all(bytes: &[u8]) -> Result<Vec<Value>> {
+    serde_saphyr::from_multiple_with_options(text_of(bytes)?, options(200))
+        .map_err(|error| unreadable(&error))
+}
+
+fn text_of(bytes: &[u8]) -> Result<&str> {
     let invalid = |message: String| Error::new(Code::ConfigInvalid, message);
     if bytes.len() > MAX_DOCUMENT {
         return Err(invalid(format!(
@@ -27,7 +40,10 @@ pub fn parse(bytes: &[u8]) -> Result<Value> {
             bytes.len()
         )));
     }
-    let text = std::str::from_utf8(bytes).map_err(|_| invalid("the document is not UTF-8".to_owned()))?;
+    std::str::from_utf8(bytes).map_err(|_| invalid("the document is not UTF-8".to_owned()))
+}
+
+fn options(documents: usize) -> serde_saphyr::Options {
     let mut options = serde_saphyr::Options::default();
     let mut budget = serde_saphyr::Budget::default();
     budget.max_anchors = 0;
@@ -35,21 +51,26 @@ pub fn parse(bytes: &[u8]) -> Result<Value> {
     budget.max_depth = 32;
     budget.max_nodes = 50_000;
     budget.max_events = 200_000;
-    budget.max_documents = 1;
+    budget.max_documents = documents;
     budget.max_merge_keys = 0;
     options.budget = Some(budget);
     options.duplicate_keys = serde_saphyr::DuplicateKeyPolicy::Error;
     options.leading_zero_numbers_as_strings = true;
     options.strict_booleans = true;
-    serde_saphyr::from_str_with_options(text, options).map_err(|error| {
-        let place = error
-            .location()
-            .map(|at| format!(" at line {} column {}", at.line(), at.column()))
-            .unwrap_or_default();
-        invalid(format!(
+    options
+}
+
+fn unreadable(error: &serde_saphyr::Error) -> Error {
+    let place = error
+        .location()
+        .map(|at| format!(" at line {} column {}", at.line(), at.column()))
+        .unwrap_or_default();
+    Error::new(
+        Code::ConfigInvalid,
+        format!(
             "the document cannot be read{place}: expected plain YAML without anchors, aliases or repeated keys"
-        ))
-    })
+        ),
+    )
 }
 
 /// Mistakes found so far, each with the path of the setting: `objects[2].mode`.
