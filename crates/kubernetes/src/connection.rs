@@ -80,6 +80,9 @@ fn refuse_what_is_not_safe(config: &Config) -> Result<()> {
     if config.proxy_url.is_some() {
         return Err(invalid("a proxy to the Kubernetes API is not supported"));
     }
+    if config.auth_info.exec.is_some() || config.auth_info.auth_provider.is_some() {
+        return Err(invalid("credentials that another program makes are not supported; use a token file"));
+    }
     let host = config.cluster_url.host().unwrap_or_default().trim_matches(['[', ']']);
     let loopback = host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
     if config.cluster_url.scheme_str() != Some("https") && !loopback {

@@ -278,11 +278,29 @@ impl Volume {
                 }
             }
             Step::Status { .. } => {}
-            Step::Event(event) if again => self.events.push_front(event),
+            Step::Event(event) if again => {
+                let event = self.with_repeats(event);
+                self.events.push_front(event);
+            }
             Step::Event(event) if matches!(end, End::Written) => {
+                let event = self.with_repeats(event);
                 self.last = Some(Told { event, at: Instant::now() });
             }
             Step::Event(_) => {}
         }
     }
+
+    /// An event that was under way, and what was noted of the same news meanwhile.
+    fn with_repeats(&mut self, mut event: Event) -> Event {
+        if let Some(at) = self.events.iter().position(|waiting| waiting.news == event.news)
+            && let Some(repeat) = self.events.remove(at)
+        {
+            event.count = event.count.saturating_add(repeat.count);
+            event.last = repeat.last;
+        }
+        event
+    }
 }
+
+#[cfg(test)]
+mod tests;

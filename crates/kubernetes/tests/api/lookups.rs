@@ -76,19 +76,24 @@ async fn an_unsafe_kubeconfig_is_refused() {
         json!({ "server": "https://cluster.example", "proxy-url": "http://proxy.example" }),
     ];
     for cluster in refused {
-        let error = connect(&cluster).await.err().expect("it is refused");
+        let error = connect(&cluster, &json!({})).await.err().expect("it is refused");
         assert_eq!(error.code(), Code::ConfigInvalid, "{cluster}");
     }
-    connect(&json!({ "server": "https://cluster.example" })).await.expect("nobody is asked");
+    let good = json!({ "server": "https://cluster.example" });
+    connect(&good, &json!({})).await.expect("nobody is asked");
+    let program =
+        json!({ "exec": { "apiVersion": "client.authentication.k8s.io/v1", "command": "/bin/false" } });
+    let error = connect(&good, &program).await.err().expect("nothing is executed");
+    assert!(error.message().contains("another program"), "{error}");
 }
 
-async fn connect(cluster: &serde_json::Value) -> keyward_core::Result<Cluster> {
+async fn connect(cluster: &serde_json::Value, user: &serde_json::Value) -> keyward_core::Result<Cluster> {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("kubeconfig");
     let config = json!({
         "current-context": "c",
         "clusters": [{ "name": "c", "cluster": cluster }],
-        "users": [{ "name": "c", "user": {} }],
+        "users": [{ "name": "c", "user": user }],
         "contexts": [{ "name": "c", "context": { "cluster": "c", "user": "c" } }],
     });
     std::fs::write(&file, config.to_string()).expect("the file is written");
