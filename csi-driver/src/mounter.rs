@@ -55,12 +55,11 @@ pub fn run(settings: Settings) -> ExitCode {
 }
 
 fn serve(settings: &Settings) -> Result<u8> {
-    let signals = signals::Signals::block()?;
     tmpfs::check_kernel()?;
     state::prepare(settings)?;
     let mut broker = start::broker(settings)?;
     let result = start::confined(settings, &broker).and_then(|mut mounter| {
-        let code = broker.attend(&signals, &mut mounter);
+        let code = broker.attend(&mut mounter);
         mounter.sockets.remove();
         code
     });

@@ -103,7 +103,8 @@ fn no_directory_that_the_broker_gets_leads_anywhere() {
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         let above = File::from(openat(&root, "../../../../..", flags, Mode::empty()).unwrap());
         let root = File::from(root);
-        let identity = |file: &File| file.metadata().map(|metadata| (metadata.dev(), metadata.ino())).unwrap();
+        let identity =
+            |file: &File| file.metadata().map(|metadata| (metadata.dev(), metadata.ino())).unwrap();
         assert_eq!(identity(&above), identity(&root));
     }
 }
@@ -236,7 +237,8 @@ fn a_target_with_content_on_disk_is_left_alone() {
 #[test]
 fn volumes_beyond_one_page_are_all_listed() {
     let Some((node, mounts)) = Node::lent() else { return };
-    let mut places: Vec<_> = (0..40).map(|number| mounted(&node, &mounts, &format!("v-{number}")).0).collect();
+    let mut places: Vec<_> =
+        (0..40).map(|number| mounted(&node, &mounts, &format!("v-{number}")).0).collect();
     places.sort();
     assert_eq!(mounts.list().unwrap(), places);
 }
@@ -292,7 +294,8 @@ fn sockets_are_bound_privately_replaced_watched_and_removed_at_the_end() {
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     let first = mounts.listen(Socket::Csi).unwrap();
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-    let listed: Vec<_> = std::fs::read_dir(node.home.join("plugin")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let listed: Vec<_> =
+        std::fs::read_dir(node.home.join("plugin")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(listed, [OsStr::new("csi.sock")]);
     UnixStream::connect(&path).unwrap();
     let by_file = format!("/proc/self/fd/{}", first.file.as_raw_fd());

@@ -13,12 +13,14 @@ use rustix::net::{
 
 use super::detached::{self, LARGEST, Waiting};
 use super::listen::Sockets;
+use super::signals::Signals;
 use super::targets::{Refused, Targets};
 use super::tmpfs::Failed;
 use crate::protocol::{DESCRIPTORS, PAGE, REQUEST, Reason, Reply, Request, Tmpfs, Which};
 
 /// All that the mounter knows.
 pub(super) struct Mounter {
+    pub(super) signals: Signals,
     pub(super) waiting: Waiting,
     pub(super) targets: Targets,
     pub(super) sockets: Sockets,

@@ -19,7 +19,7 @@ pub(super) enum Came {
 }
 
 impl Signals {
-    /// Holds the signals back from now on. A program that is started gets an empty mask from the standard library.
+    /// Holds the signals back from now on. A program that is started afterwards would inherit that.
     pub(super) fn block() -> Result<Self> {
         let mut set = SigSet::empty();
         for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT] {

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use keyward_core::{Code, Error, Result};
 use nix::sched::{CloneFlags, unshare};
@@ -46,6 +46,7 @@ pub(super) fn broker(settings: &Settings) -> Result<Broker> {
 /// Moves into namespaces of the mounter's own, opens what it works beneath, and drops all but what it needs.
 pub(super) fn confined(settings: &Settings, broker: &Broker) -> Result<Mounter> {
     one_thread()?;
+    let signals = Signals::block()?;
     // The network is new and empty. The mounts are the same, and those that are shared stay so: what is mounted or
     // unmounted on them shows on the host; but the waiting room is nobody else's.
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET).map_err(failed("leave the namespaces"))?;
@@ -64,16 +65,20 @@ pub(super) fn confined(settings: &Settings, broker: &Broker) -> Result<Mounter> 
     })?;
     keep_only(CapabilitySet::SYS_ADMIN | CapabilitySet::CHOWN)?;
     filter(broker.child.id()).install()?;
-    Ok(Mounter { waiting, targets, sockets: Sockets::new(settings) })
+    Ok(Mounter { signals, waiting, targets, sockets: Sockets::new(settings) })
 }
 
 impl Broker {
     /// Serves the broker until it has ended, and passes on to it what ends the driver. Returns the exit code.
-    pub(super) fn attend(&mut self, signals: &Signals, mounter: &mut Mounter) -> Result<u8> {
+    pub(super) fn attend(&mut self, mounter: &mut Mounter) -> Result<u8> {
         let mut listening = true;
         loop {
+            // First of all, because it may have ended before its signal was held back.
+            if let Some(status) = self.child.try_wait().map_err(failed("wait for the broker"))? {
+                return Ok(exit_code(status));
+            }
             let mut wanted = [
-                PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
+                PollFd::from_borrowed_fd(mounter.signals.as_fd(), PollFlags::IN),
                 PollFd::from_borrowed_fd(self.socket.as_fd(), PollFlags::IN),
             ];
             let watched = if listening { &mut wanted[..] } else { &mut wanted[..1] };
@@ -85,22 +90,13 @@ impl Broker {
             if ready == 0 {
                 self.kill();
             }
-            while let Some(came) = signals.next() {
-                match came {
-                    Came::End(signal) => self.signal(signal),
-                    Came::Child => {}
+            while let Some(came) = mounter.signals.next() {
+                if let Came::End(signal) = came {
+                    self.signal(signal);
                 }
             }
-            if let Some(status) = self.child.try_wait().map_err(failed("wait for the broker"))? {
-                if let Some(signal) = status.signal() {
-                    report(&format!("the broker was ended by signal {signal}"));
-                }
-                // An exit code has eight bits.
-                let code = status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(1);
-                return Ok(u8::try_from(code).unwrap_or(1));
-            }
-            if asked && !mounter.serve(&self.socket) {
-                listening = false;
+            if asked {
+                listening = mounter.serve(&self.socket);
             }
         }
     }
@@ -116,6 +112,15 @@ impl Broker {
             let _ = kill_process(pid, signal);
         }
     }
+}
+
+/// The broker's own, or what a shell would make of its signal.
+fn exit_code(status: ExitStatus) -> u8 {
+    if let Some(signal) = status.signal() {
+        report(&format!("the broker was ended by signal {signal}"));
+    }
+    let code = status.code().or(status.signal().map(|signal| 128 + signal));
+    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
 }
 
 /// All that is called from here on. No new process, no program, no network; signals to nobody but the broker.

@@ -1,14 +1,15 @@
+use std::io::ErrorKind;
+
 use keyward_core::{Code, Error, Result};
-use rustix::io::Errno;
 
 use crate::protocol::{Reason, Reply};
 
 /// Passes a reply on, unless it is a refusal; `what` continues "cannot".
 pub(super) fn refused(reply: Reply, what: &str) -> Result<Reply> {
     let Reply::Refused { reason, errno } = reply else { return Ok(reply) };
-    let errno = Errno::from_raw_os_error(errno);
+    let kernel = std::io::Error::from_raw_os_error(errno);
     let why = match reason {
-        Reason::Kernel => std::io::Error::from(errno).to_string(),
+        Reason::Kernel => kernel.to_string(),
         Reason::Malformed => "the mounter does not understand the request".to_owned(),
         Reason::Swap => {
             "swap is on and this kernel knows no tmpfs without swap, so that secrets could reach a disk; \
@@ -29,12 +30,19 @@ pub(super) fn refused(reply: Reply, what: &str) -> Result<Reply> {
         Reason::NotOurFile => "it is not a regular file on a tmpfs of this driver".to_owned(),
         Reason::NoSocket => "no path is configured for it".to_owned(),
     };
-    Err(Error::new(code(reason, errno), format!("cannot {what}: {why}")))
+    Err(Error::new(code(reason, &kernel), format!("cannot {what}: {why}")))
 }
 
-fn code(reason: Reason, errno: Errno) -> Code {
+fn code(reason: Reason, kernel: &std::io::Error) -> Code {
     match reason {
-        Reason::Kernel if matches!(errno, Errno::NOSPC | Errno::DQUOT | Errno::NOMEM) => Code::NoSpace,
+        Reason::Kernel
+            if matches!(
+                kernel.kind(),
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::OutOfMemory
+            ) =>
+        {
+            Code::NoSpace
+        }
         Reason::Swap => Code::TmpfsRequired,
         Reason::Limit => Code::LimitExceeded,
         Reason::Malformed | Reason::UnknownId => Code::Internal,

@@ -54,7 +54,8 @@ impl Hostile {
             "fill" => {
                 let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
                 let root = self.root.as_ref().ok_or("no root")?;
-                let mut file = File::from(openat(root, words[1], flags, Mode::from_raw_mode(0o444)).map_err(said)?);
+                let mut file =
+                    File::from(openat(root, words[1], flags, Mode::from_raw_mode(0o444)).map_err(said)?);
                 file.write_all(words[2].as_bytes()).map(|()| String::new()).map_err(said)
             }
             "unmount-volume" => {
@@ -62,11 +63,13 @@ impl Hostile {
                 self.mounts.unmount(&place).map(|done| done.to_string()).map_err(said)
             }
             "threads" => {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(said)?;
+                let runtime =
+                    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(said)?;
                 runtime.block_on(async {
                     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.map_err(said)?;
                     let address = listener.local_addr().map_err(said)?;
-                    let (ours, theirs) = tokio::join!(tokio::net::TcpStream::connect(address), listener.accept());
+                    let (ours, theirs) =
+                        tokio::join!(tokio::net::TcpStream::connect(address), listener.accept());
                     (ours.map_err(said)?, theirs.map_err(said)?);
                     tokio::net::lookup_host("localhost:1").await.map_err(said)?.next().ok_or("no address")?;
                     tokio::fs::read_to_string("/proc/self/status").await.map_err(said)?;
@@ -75,7 +78,8 @@ impl Hostile {
             }
             // Through the descriptors that it holds.
             "parents" => {
-                let start = words.get(1).map(|path| File::open(path).map(OwnedFd::from)).transpose().map_err(said)?;
+                let start =
+                    words.get(1).map(|path| File::open(path).map(OwnedFd::from)).transpose().map_err(said)?;
                 let start = start.as_ref().or(self.root.as_ref()).ok_or("no root")?;
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
                 let mut here = start.try_clone().map_err(said)?;
@@ -99,9 +103,7 @@ impl Hostile {
                 }
             }
             // What it must not be able to do.
-            "mount" => {
-                done(rustix::mount::mount("tmpfs", "/", "tmpfs", MountFlags::empty(), None))
-            }
+            "mount" => done(rustix::mount::mount("tmpfs", "/", "tmpfs", MountFlags::empty(), None)),
             "fsopen" => done(rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)),
             "open_tree" => done(rustix::mount::open_tree(CWD, "/", OpenTreeFlags::OPEN_TREE_CLONE)),
             "umount" => done(rustix::mount::unmount("/proc", UnmountFlags::DETACH)),
@@ -109,7 +111,9 @@ impl Hostile {
             "chroot" => done(rustix::process::chroot("/proc")),
             "execve" => Err(said(Command::new("/proc/self/exe").exec())),
             "fork" => done(Command::new("/proc/self/exe").spawn().map_err(|error| said(error))),
-            "ptrace" => done(nix::sys::ptrace::attach(nix::unistd::Pid::from_raw(pid()?.as_raw_nonzero().get()))),
+            "ptrace" => {
+                done(nix::sys::ptrace::attach(nix::unistd::Pid::from_raw(pid()?.as_raw_nonzero().get())))
+            }
             "kill" => done(rustix::process::kill_process(pid()?, Signal::WINCH)),
             "kill-0" => done(rustix::process::test_kill_process(pid()?)),
             "pidfd" => done(rustix::process::pidfd_open(pid()?, rustix::process::PidfdFlags::empty())),
