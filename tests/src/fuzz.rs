@@ -1,9 +1,12 @@
 //! One function for each parser of outside bytes. `fuzz/` feeds them with libFuzzer, `tests/tests/fuzz_corpus.rs` with
 //! the committed corpora. Each asserts what must hold for any input; a panic is a finding.
 
+use std::collections::BTreeMap;
+
+use keyward_compat::{ClassInput, parse_class};
 use keyward_core::cloud::Cloud;
 use keyward_core::spec::{Context, FilePath, parse_objects_text};
-use keyward_core::{ObjectRef, SecretBytes, config};
+use keyward_core::{ObjectRef, SecretBytes, Version, VersionInfo, config};
 
 /// A fuzz target: its name, which is its corpus folder, and what it does with an input.
 pub type Target = (&'static str, fn(&[u8]));
@@ -13,6 +16,7 @@ pub const TARGETS: &[Target] = &[
     ("object_reference", object_reference),
     ("configuration", configuration),
     ("objects", objects),
+    ("secret_provider_class", secret_provider_class),
     ("projection_path", projection_path),
     ("key_vault_response", key_vault_response),
     ("key_vault_challenge", key_vault_challenge),
@@ -26,6 +30,7 @@ pub const TARGETS: &[Target] = &[
     ("audit_log", audit_log),
     ("kept_snapshot", kept_snapshot),
     ("trace_context", trace_context),
+    ("pod_cgroup", pod_cgroup),
 ];
 
 /// The wall time of every target.
@@ -57,6 +62,34 @@ pub fn objects(data: &[u8]) {
         for (index, one) in files.iter().enumerate() {
             assert!(files[index + 1..].iter().all(|other| !one.clashes_with(other)));
         }
+    }
+}
+
+/// An accepted class asks a vault of its cloud, and for paths that do not clash, its histories spread out. Lines of
+/// `name=value` are parameters, and what follows the first empty line is `objects`.
+pub fn secret_provider_class(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let (head, objects) = text.split_once("\n\n").unwrap_or((text, ""));
+    let mut parameters: BTreeMap<String, String> = head
+        .lines()
+        .filter_map(|line| line.split_once('='))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    parameters.insert("objects".to_owned(), objects.to_owned());
+    let class = ClassInput { provider: "azure", parameters: &parameters };
+    let Ok(class) = parse_class(&class, &Cloud::built_in) else { return };
+    assert!(class.cloud.owns(class.vault.as_str()) && !class.objects.is_empty());
+    let version = Version::parse(&"a".repeat(32)).expect("a version");
+    let known = [VersionInfo { version, enabled: true, created: None, updated: None }];
+    let files: Vec<_> = class
+        .objects
+        .iter()
+        .filter_map(|object| object.expand(&known).ok())
+        .flatten()
+        .filter_map(|(spec, _)| spec.file)
+        .collect();
+    for (index, one) in files.iter().enumerate() {
+        assert!(files[index + 1..].iter().all(|other| !one.clashes_with(other)));
     }
 }
 
@@ -157,7 +190,16 @@ pub fn audit_log(data: &[u8]) {
 /// A kept snapshot, its checksum aside.
 pub fn kept_snapshot(data: &[u8]) {
     drop(keyward_delivery::saved::parse(data, &[]));
+    drop(keyward_delivery::saved::parse_all(data));
     drop(keyward_delivery::saved::parse_records(data, &[]));
+}
+
+/// The pod that a cgroup file names stands in it.
+pub fn pod_cgroup(data: &[u8]) {
+    if let keyward_local_api::pod_cgroup::Found::Pod(uid) = keyward_local_api::pod_cgroup::pod_of(data) {
+        let text = String::from_utf8_lossy(data).replace('_', "-").to_ascii_lowercase();
+        assert!(text.contains(&format!("pod{uid}")));
+    }
 }
 
 /// A trace context that parses prints to itself.
