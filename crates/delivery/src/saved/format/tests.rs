@@ -115,3 +115,18 @@ proptest! {
         let _ = parse_records(&records, &[mine]);
     }
 }
+
+#[test]
+fn every_identity_can_be_read_back_and_shares_one_key_and_an_unknown_method_is_skipped() {
+    let (one, other) = (identity("one"), identity("other"));
+    let strange = Arc::new(IdentityKey { method: "horoscope", ..(*identity("stars")).clone() });
+    let mut all = objects(&one, b"1");
+    all.extend(objects(&other, b"2"));
+    all.extend(objects(&strange, b"3"));
+    let found = parse_all(&write(&all)).unwrap();
+    let keys: Vec<_> = found.iter().map(|object| Arc::clone(&object.key.identity)).collect();
+    assert_eq!(keys.len(), 6);
+    assert!(keys[..3].iter().all(|key| *key == one && Arc::ptr_eq(key, &keys[0])));
+    assert!(keys[3..].iter().all(|key| *key == other && Arc::ptr_eq(key, &keys[3])));
+    assert!(parse_all(b"KWSAVED\x01").is_err());
+}
