@@ -41,7 +41,7 @@ pub fn enter(needs: &Needs) -> Result<()> {
     if getppid() != parent {
         return Err(Error::new(Code::ShuttingDown, "the mounter has ended; the container starts again"));
     }
-    seccomp::broker()?.install()
+    seccomp::broker().install()
 }
 
 /// A filter and capabilities belong to a thread: one that exists already would keep its own.

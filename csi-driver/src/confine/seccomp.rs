@@ -40,6 +40,11 @@ impl Filter {
         self
     }
 
+    #[cfg(test)]
+    pub(crate) fn allows(&self, call: i64) -> bool {
+        self.calls.contains_key(&call)
+    }
+
     /// Puts it into force for this process, for good.
     pub(crate) fn install(self) -> Result<()> {
         let failed = |error: &dyn std::fmt::Display| {

@@ -1,6 +1,8 @@
 //! What the tests of the two processes start: the mounter, and two brokers for it. Both end with their connection to
 //! the test. Never shipped.
 
+#![expect(clippy::unwrap_used, reason = "a helper of a test panics as the test does")]
+
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, IoSlice, Read, Write};
 use std::mem::MaybeUninit;
