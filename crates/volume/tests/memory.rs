@@ -19,8 +19,7 @@ use keyward_volume::{Declared, Engine, OnTmpfs, Outputs, Parts};
 
 const VOLUMES: u64 = 300;
 const OBJECTS: usize = 10;
-/// For each volume, in bytes, the leases in the broker included. The promise is 32 KiB with everything else that a volume
-/// has, and a build for production needs less than this one.
+/// For each volume, in bytes, leases in the broker included. The promise is 32 KiB with everything else of a volume.
 const MOST: u64 = 24 << 10;
 
 #[tokio::test]
