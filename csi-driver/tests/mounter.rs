@@ -71,7 +71,7 @@ fn a_volume_is_filled_before_it_is_seen_and_then_read_only_where_it_is_seen() {
     write(&root, "password", b"two").unwrap();
     assert_eq!(std::fs::read(target.join("password")).unwrap(), b"two");
     assert_eq!(std::fs::metadata(target.join("password")).unwrap().gid(), 4321);
-    assert_eq!(mounts.list().unwrap(), [place.clone()]);
+    assert_eq!(mounts.list().unwrap(), std::slice::from_ref(&place));
 
     assert!(mounts.unmount(&place).unwrap());
     assert!(!target.exists() && target.parent().unwrap().exists());
@@ -347,7 +347,7 @@ fn the_state_directory_is_private_and_its_snapshot_survives_a_restart() {
     let (again, mounts) = node.restart();
     assert_eq!(again.mounts_at(&state.join("snapshot")).len(), 1);
     assert!(state.join("snapshot/kept").exists());
-    assert_eq!(mounts.list().unwrap(), [place.clone()]);
+    assert_eq!(mounts.list().unwrap(), std::slice::from_ref(&place));
     assert!(ours(mounts.inspect(&place).unwrap()).read_only);
     assert!(mounts.unmount(&place).unwrap());
 }

@@ -2,11 +2,13 @@
 //! the committed corpora. Each asserts what must hold for any input; a panic is a finding.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use keyward_compat::{ClassInput, parse_class};
 use keyward_core::cloud::Cloud;
 use keyward_core::spec::{Context, FilePath, parse_objects_text};
 use keyward_core::{ObjectRef, SecretBytes, Version, VersionInfo, config};
+use keyward_csi_driver::protocol::{Place, REPLY, REQUEST, Reply, Request};
 
 /// A fuzz target: its name, which is its corpus folder, and what it does with an input.
 pub type Target = (&'static str, fn(&[u8]));
@@ -31,6 +33,7 @@ pub const TARGETS: &[Target] = &[
     ("kept_snapshot", kept_snapshot),
     ("trace_context", trace_context),
     ("pod_cgroup", pod_cgroup),
+    ("mounter_protocol", mounter_protocol),
 ];
 
 /// The wall time of every target.
@@ -207,4 +210,33 @@ pub fn trace_context(data: &[u8]) {
     if let Some(context) = keyward_core::trace::TraceContext::parse(data) {
         assert!(context.trace() != [0; 16] && context.span() != [0; 8]);
     }
+}
+
+/// What the mounter understands is the one form of it, and names no other place than its own.
+pub fn mounter_protocol(data: &[u8]) {
+    // Zeros behind an input spare the fuzzer from finding the length first.
+    let mut message = [0; REQUEST];
+    for message in [data, padded(&mut message, data)] {
+        if let Some(request) = Request::decode(message) {
+            assert_eq!(request.encode(), message);
+            if let Request::Commit(_, place) | Request::Unmount(place) = request {
+                let kubelet = Path::new("/var/lib/kubelet");
+                let target = place.target(kubelet);
+                let again = Place::from_target(kubelet, target.to_str().expect("ASCII"), place.volume_id());
+                assert!(again.is_ok_and(|again| again == place));
+            }
+        }
+    }
+    let mut message = [0; REPLY];
+    for message in [data, padded(&mut message, data)] {
+        if let Some(reply) = Reply::decode(message) {
+            assert_eq!(reply.encode(), message);
+        }
+    }
+}
+
+fn padded<'a>(message: &'a mut [u8], data: &[u8]) -> &'a [u8] {
+    let length = data.len().min(message.len());
+    message[..length].copy_from_slice(&data[..length]);
+    message
 }

@@ -137,6 +137,7 @@ impl Drop for Node {
 }
 
 /// Gives this thread a mount namespace of its own.
+#[expect(clippy::print_stderr, reason = "a test that cannot run says so")]
 pub(crate) fn namespace() -> bool {
     if let Err(error) = unshare(CloneFlags::CLONE_NEWNS) {
         assert!(std::env::var_os("KEYWARD_REQUIRE_ROOT").is_none(), "mounting is not permitted: {error}");
