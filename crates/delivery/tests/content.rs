@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper of a test panics as the test does")]
 
 mod content {
+    mod azure;
     mod certificates;
     mod chain;
     mod keys;

@@ -128,3 +128,48 @@ fn curve(name: &[u8]) -> Result<&'static EcdsaSigningAlgorithm> {
 fn unsupported() -> Error {
     invalid("the private key's type is not supported: RSA, EC P-256, P-384, P-521 and Ed25519 are")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::pem::parse_pem;
+
+    fn fixture(name: &str) -> Zeroizing<Vec<u8>> {
+        let path = format!("{}/tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR"));
+        parse_pem(&std::fs::read(path).unwrap()).unwrap().remove(0).der
+    }
+
+    /// The key as Windows and Java may write it: no public part, the curve named inside, attributes behind.
+    fn odd_ec(portable: &[u8], curve: &[u8]) -> Zeroizing<Vec<u8>> {
+        let mut info = Reader::new(portable).inside(SEQUENCE).unwrap();
+        info.number().unwrap();
+        info.inside(SEQUENCE).unwrap();
+        let inner = info.octets().unwrap();
+        let mut key = Reader::new(&inner).inside(SEQUENCE).unwrap();
+        key.number().unwrap();
+        let scalar = key.octets().unwrap();
+        let sec1 = asn1::element(
+            SEQUENCE,
+            &[
+                &asn1::element(INTEGER, &[&[1]]),
+                &asn1::element(OCTET_STRING, &[&scalar]),
+                &asn1::element(CONTEXT_0, &[&asn1::element(OID, &[curve])]),
+            ],
+        );
+        pkcs8(oid::EC, &asn1::element(OID, &[curve]), &sec1)
+    }
+
+    #[test]
+    fn a_key_has_one_portable_form_whoever_wrote_it() {
+        for (name, curve) in [("p256", oid::P256), ("p384", oid::P384), ("p521", oid::P521)] {
+            let key = fixture(&format!("{name}.key.pem"));
+            assert_eq!(portable_pkcs8(&key).unwrap(), key, "{name}");
+            assert_eq!(portable_pkcs8(&odd_ec(&key, curve)).unwrap(), key, "{name}");
+        }
+        for name in ["rsa.key.pem", "ed25519.key.pem"] {
+            let key = fixture(name);
+            assert_eq!(portable_pkcs8(&key).unwrap(), key, "{name}");
+        }
+        assert!(portable_pkcs8(b"\x30\x00").is_err());
+    }
+}
