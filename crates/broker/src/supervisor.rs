@@ -1,6 +1,7 @@
 //! Rotation: checks what is due, all objects of a vault together, and sleeps until the next.
 
 use std::collections::{BTreeMap, HashSet};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,12 +52,33 @@ impl Broker {
                 () = shared.wake.notified() => {}
                 () = sleep_until(shared, agenda.next) => {}
             }
+            // What happens at nearly the same time is looked at once: a look costs as much as there are objects.
+            let Some(calm) = calm(agenda.objects) else { continue };
+            let mut calm = pin!(tokio::time::sleep(calm));
+            while !calm.is_elapsed() {
+                tokio::select! {
+                    biased;
+                    Some(group) = checks.next(), if !checks.is_empty() => { checking.remove(&group); }
+                    () = &mut calm => {}
+                }
+            }
         }
     }
 }
 
+/// How long to let things settle between two looks at so many objects: many times what a look takes, and nothing
+/// for a pod's worth of them.
+fn calm(objects: usize) -> Option<Duration> {
+    let each = Duration::from_micros(20);
+    let calm =
+        each.saturating_mul(u32::try_from(objects).unwrap_or(u32::MAX)).min(Duration::from_millis(250));
+    (objects >= 500).then_some(calm)
+}
+
 /// What to do now, and when to look again.
 struct Agenda {
+    /// How many there are, watched or not.
+    objects: usize,
     due: Vec<(GroupKey, Vec<Arc<Entry>>)>,
     next: Option<Duration>,
     /// Watched objects that are fresh, stale, refused, pending.
@@ -73,6 +95,7 @@ impl Shared {
             self.forget_vaults();
         }
 
+        let objects = entries.len();
         let mut states = [0; 4];
         let mut next: Option<Duration> = None;
         let mut wake_at = |at: Duration| next = Some(next.map_or(at, |next| next.min(at)));
@@ -111,7 +134,7 @@ impl Shared {
                 planned.into_iter().filter(|planned| planned.due <= horizon).map(|planned| planned.entry);
             due.push((group, now_due.collect()));
         }
-        Agenda { due, next, states }
+        Agenda { objects, due, next, states }
     }
 
     /// Lets the entry expire if it is time, and says when it is due.

@@ -1,0 +1,27 @@
+use std::os::unix::fs::MetadataExt;
+
+use keyward_test_support::node::Node;
+
+use crate::BINARY;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_is_mounted_whole_read_only_and_goes_without_a_trace() {
+    let Some(node) = Node::start(BINARY).await else { return };
+    node.vault().set_secret("db-password", "hunter2");
+    node.vault().set_secret("api-key", "k");
+    let mut driver = node.drive().await;
+    let volume = node.volume("web-0", &["db-password", "api-key"]);
+    node.publish(&volume).await.unwrap();
+    assert_eq!(node.read(&volume, "db-password").unwrap(), b"hunter2");
+    assert_eq!(node.read(&volume, "api-key").unwrap(), b"k");
+    let target = node.kubelet.target(&volume);
+    assert_eq!(node.kubelet.mounts(), [target.clone()]);
+    assert!(std::fs::write(target.join("x"), "x").is_err(), "the mount is read-only");
+    assert_eq!(std::fs::metadata(target.join("db-password")).unwrap().mode() & 0o7777, 0o444);
+    node.vault().rotate_secret("db-password", "next");
+    node.until_file(&volume, "db-password", b"next").await;
+    node.publish(&volume).await.unwrap();
+    node.kubelet.unpublish(&volume).await.unwrap();
+    assert!(node.kubelet.mounts().is_empty());
+    assert!(driver.stop().await.success(), "{}", driver.log());
+}
