@@ -97,10 +97,26 @@ impl Classes {
         Self { store, watching, api }
     }
 
-    /// The class, as it is known now.
+    /// The class, as it is known now. One that there was no room for is fetched behind the scenes and kept from here on,
+    /// which [`changed`](Self::changed) tells. Must be called within a runtime.
     #[must_use]
     pub fn get(&self, namespace: &str, name: &str) -> Lookup {
-        self.store.get(namespace, name)
+        let known = self.store.get(namespace, name);
+        if matches!(known, Lookup::Absent)
+            && self.store.was_passed_over()
+            && names::is_name(namespace)
+            && names::is_name(name)
+            && self.store.want(namespace, name)
+        {
+            let (api, store) = (self.api.clone(), Arc::clone(&self.store));
+            let (namespace, name) = (namespace.to_owned(), name.to_owned());
+            tokio::spawn(async move {
+                if let Err(error) = fetch(&api, &store, &namespace, &name).await {
+                    tracing::debug!(%error, "a SecretProviderClass was not fetched");
+                }
+            });
+        }
+        known
     }
 
     /// The class, waiting up to `patience` for it to appear and for the server to answer. From here on this class is
@@ -119,12 +135,12 @@ impl Classes {
         let mut fetched = false;
         loop {
             changed.borrow_and_update();
-            match self.get(namespace, name) {
+            match self.store.get(namespace, name) {
                 Lookup::Found(class) => return Ok(class),
                 Lookup::Broken(error) => return Err(error),
                 Lookup::Absent if self.store.was_passed_over() && !fetched => {
                     fetched = true;
-                    self.fetch(namespace, name).await?;
+                    fetch(&self.api, &self.store, namespace, name).await?;
                 }
                 Lookup::Absent | Lookup::NotSynced => {
                     self.watching.hurry();
@@ -154,25 +170,8 @@ impl Classes {
         self.store.count()
     }
 
-    /// One class that there may have been no room for.
-    async fn fetch(&self, namespace: &str, name: &str) -> Result<()> {
-        let ask = Ask { verb: "get", resource: RESOURCE, group: GROUP };
-        for version in VERSIONS {
-            let path = format!("/apis/{GROUP}/{version}/namespaces/{namespace}/{RESOURCE}/{name}");
-            match self.api.get::<ClassItem>(ask, &path, PATIENCE).await {
-                Ok(item) => {
-                    self.store.put_wanted(item);
-                    return Ok(());
-                }
-                Err(failure) if failure.is_absent() => {}
-                Err(failure) => return Err(failure.error),
-            }
-        }
-        Ok(())
-    }
-
     fn missing(&self, namespace: &str, name: &str) -> Error {
-        if let Lookup::NotSynced = self.get(namespace, name) {
+        if let Lookup::NotSynced = self.store.get(namespace, name) {
             return self.trouble().unwrap_or_else(|| {
                 Error::new(
                     Code::ClassUnavailable,
@@ -190,4 +189,21 @@ impl Classes {
             format!("SecretProviderClass `{name}` does not exist in namespace `{namespace}`; {advice}"),
         )
     }
+}
+
+/// One class that there may have been no room for.
+async fn fetch(api: &Api, store: &Store, namespace: &str, name: &str) -> Result<()> {
+    let ask = Ask { verb: "get", resource: RESOURCE, group: GROUP };
+    for version in VERSIONS {
+        let path = format!("/apis/{GROUP}/{version}/namespaces/{namespace}/{RESOURCE}/{name}");
+        match api.get::<ClassItem>(ask, &path, PATIENCE).await {
+            Ok(item) => {
+                store.put_wanted(item);
+                return Ok(());
+            }
+            Err(failure) if failure.is_absent() => {}
+            Err(failure) => return Err(failure.error),
+        }
+    }
+    Ok(())
 }

@@ -71,11 +71,12 @@ impl Store {
         }
     }
 
-    /// Keeps this class whatever the limits say.
-    pub(super) fn want(&self, namespace: &str, name: &str) {
+    /// Keeps this class whatever the limits say. Answers whether that is new.
+    pub(super) fn want(&self, namespace: &str, name: &str) -> bool {
         let key = Key::new(namespace, name);
         let mut state = self.state.lock();
-        if let Some(at) = state.wanted.iter().position(|k| *k == key) {
+        let at = state.wanted.iter().position(|wanted| *wanted == key);
+        if let Some(at) = at {
             state.wanted.remove(at);
         }
         state.wanted.push_back(key.clone());
@@ -86,11 +87,15 @@ impl Store {
             kept.wanted = true;
             state.known.insert(key, kept);
         }
+        at.is_none()
     }
 
+    /// Keeps a class that was fetched, unless the watch has told of it meanwhile and thus knows better.
     pub(super) fn put_wanted(&self, item: ClassItem) {
         self.want(&item.metadata.namespace, &item.metadata.name);
-        self.put(item);
+        if !self.state.lock().known.contains_key(&Key::of(&item.metadata)) {
+            self.put(item);
+        }
     }
 
     pub(super) fn changed(&self) -> watch::Receiver<u64> {

@@ -198,6 +198,7 @@ async fn a_class_beyond_the_limits_is_fetched_when_it_is_asked_for_and_followed_
     assert_eq!(classes.wait_for("shop", "class-4", PATIENCE).await.unwrap().parameters["a"], "1");
     api.put_class("shop", "class-4", "azure", &[("a", "2")]);
     until(&cluster, "shop", "class-4", |l| matches!(l, Lookup::Found(c) if c.parameters["a"] == "2")).await;
+    until(&cluster, "shop", "class-3", |l| matches!(l, Lookup::Found(_))).await;
 }
 
 #[tokio::test]
