@@ -17,7 +17,9 @@ use keyward_kubernetes::{Cluster, ClusterSettings};
 use keyward_telemetry::health::{Condition, Health};
 use keyward_telemetry::{Metrics, admin, setup as telemetry};
 use keyward_volume::Kept;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
+use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -72,7 +74,7 @@ pub(crate) async fn run(setup: Setup, mounts: Mounts) -> Result<()> {
         EgressSettings {
             // A pod must not make a privileged process connect to its own node (promise 8).
             refuse_local_addresses: true,
-            local_hosts: config.vaults.iter().map(|vault| vault.host.as_str().to_owned()).collect(),
+            local_hosts: local_hosts(config),
             ..EgressSettings::from_parts(&config.tls, &config.vaults, &vars)?
         },
         Arc::clone(&clock),
@@ -178,7 +180,7 @@ async fn supervise(
                 }
                 Arrived::Reload => reload(setup, node, &mut config),
             },
-            _ = hangup.readable() => {
+            () = gone(&hangup) => {
                 return Err(Error::new(Code::Internal, "the mounter is gone; the driver ends with it and is started anew"));
             }
             changed = files.changed() => for path in changed {
@@ -200,6 +202,18 @@ async fn supervise(
     }
 }
 
+/// Returns when the other end of the mounter's socket is closed. Replies make it readable too.
+async fn gone(hangup: &AsyncFd<OwnedFd>) {
+    while let Ok(mut readable) = hangup.readable().await {
+        let mut look = [PollFd::new(hangup.get_ref(), PollFlags::RDHUP)];
+        let closed = PollFlags::HUP | PollFlags::RDHUP | PollFlags::ERR;
+        if poll(&mut look, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok() && look[0].revents().intersects(closed) {
+            return;
+        }
+        readable.clear_ready();
+    }
+}
+
 /// Rotation applies at once; what sockets, clients and volumes were made of, at the next start.
 fn reload(setup: &Setup, node: &Node, config: &mut NodeConfig) {
     let renewed = setup.read_again();
@@ -218,6 +232,18 @@ fn reload(setup: &Setup, node: &Node, config: &mut NodeConfig) {
         }
         Err(error) => tracing::error!(%error, "the new configuration is not applied; the old one goes on"),
     }
+}
+
+/// Hosts that may be local because an administrator names them: listed vaults, token endpoints of clouds of his own,
+/// the cluster's token proxy.
+fn local_hosts(config: &NodeConfig) -> Vec<String> {
+    let origins = config.clouds.iter().map(|cloud| cloud.authority_host.as_str());
+    let origins = origins.chain(config.identity_binding.as_ref().map(|binding| binding.proxy.as_str()));
+    let host = |origin: &str| {
+        let rest = origin.strip_prefix("https://").unwrap_or(origin);
+        rest.split('/').next().unwrap_or(rest).to_owned()
+    };
+    config.vaults.iter().map(|vault| vault.host.as_str().to_owned()).chain(origins.map(host)).collect()
 }
 
 /// A directory that the mounter made ready.

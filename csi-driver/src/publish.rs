@@ -15,7 +15,7 @@ use crate::mounts::{Detached, Found, Tmpfs};
 use crate::node::Node;
 use crate::plan::{Account, Basis, ClassText, Expanded, Plan, Way};
 use crate::request::{Pod, Wanted};
-use crate::serve::Serving;
+use crate::serve::{SOCKET, Serving};
 use crate::state::Record;
 use crate::volume::{Histories, Intact, Keeper, Presented, Volume, credential, marker, versions};
 
@@ -296,7 +296,9 @@ impl Node {
     pub(crate) async fn outputs_at(&self, directory: std::os::fd::OwnedFd, place: crate::mounts::Place) -> Result<Outputs> {
         self.blocking(move |mounts| {
             let owner = Arc::new(Owner(mounts.clone()));
-            let directory = AtomicDirectory::open_with(directory, owner)?;
+            let mut directory = AtomicDirectory::open_with(directory, owner)?;
+            // No other writer shares it: whatever else is there was planted.
+            directory.own_all_but(&[SOCKET]);
             Ok(Outputs::new(directory, Arc::new(Grow { mounts: mounts.clone(), place })))
         })
         .await

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyward_core::{Result, SecretView};
-use keyward_local_api::{ApiSettings, Server};
+use keyward_local_api::{ApiSettings, PodCgroup, Server};
 use keyward_volume::View;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -56,7 +56,10 @@ impl Serving {
             clock: Arc::clone(&node.clock),
             ready: is_ready,
         };
-        let server = Server::bind(settings, parts)?;
+        let mut server = Server::bind(settings, parts)?;
+        if grpc.host_pid {
+            server = server.check_peers(Arc::new(PodCgroup::new(&pod.uid)));
+        }
         let stop = CancellationToken::new();
         let stopping = stop.clone().cancelled_owned();
         let task = tokio::spawn(async move { server.serve(stopping).await });

@@ -155,6 +155,13 @@ impl Engine {
         self.outputs = Some(outputs);
     }
 
+    /// The files may not be what was written: the next pass compares them, and writes them anew where they differ.
+    pub fn distrust(&mut self) {
+        if let Some(outputs) = &mut self.outputs {
+            outputs.distrust();
+        }
+    }
+
     /// The directory that files go to.
     #[must_use]
     pub fn outputs(&self) -> Option<&Outputs> {

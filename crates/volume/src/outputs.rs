@@ -52,6 +52,13 @@ impl Outputs {
         self.directory.as_ref().is_some_and(AtomicDirectory::marker_is_intact)
     }
 
+    /// Compares with what is there at the next commit; see [`AtomicDirectory::distrust`].
+    pub fn distrust(&mut self) {
+        if let Some(directory) = &mut self.directory {
+            directory.distrust();
+        }
+    }
+
     /// Makes readers see `tree`; see [`AtomicDirectory::commit`].
     ///
     /// # Errors

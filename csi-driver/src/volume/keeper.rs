@@ -171,6 +171,8 @@ impl Keeper {
 
     async fn repair(&mut self, mind: &mut Mind) {
         tracing::warn!(volume = %self.volume.place.volume_id(), pod = %self.volume.pod.name, "the files of a volume were tampered with and are written anew");
+        self.engine.distrust();
+        self.engine.sweep().await;
         let pass = self.engine.pass().await;
         self.after(pass, mind);
     }

@@ -25,3 +25,4 @@ async fn a_volume_is_mounted_whole_read_only_and_goes_without_a_trace() {
     assert!(node.kubelet.mounts().is_empty());
     assert!(driver.stop().await.success(), "{}", driver.log());
 }
+

@@ -2,7 +2,9 @@
 
 pub mod fake_api;
 mod hand_view;
+pub mod kubelet;
 mod model_vault;
+pub mod node;
 
 pub use hand_view::{HandView, Kept};
 pub use model_vault::{Counts, Fault, ModelVault};
