@@ -85,7 +85,8 @@ pub(crate) async fn run(setup: Setup, mounts: Mounts) -> Result<()> {
         let client = egress.post_client_for(keyward_egress::Target::Otlp);
         tokio::spawn(exporter.run(client, stop.clone().cancelled_owned()))
     });
-    let broker = Broker::new(broker_settings(config), Arc::clone(&clock), Arc::clone(&observer), fastrand::u64(..));
+    let broker =
+        Broker::new(broker_settings(config), Arc::clone(&clock), Arc::clone(&observer), fastrand::u64(..));
     let (kept, saved) = Kept::load_all(directory(&setup.state_dir.join("snapshot"))?)?;
     broker.restore(saved);
     let cluster = connect(&setup, &clock).await?;
@@ -131,7 +132,8 @@ pub(crate) async fn run(setup: Setup, mounts: Mounts) -> Result<()> {
     // Kubelet calls as soon as it finds the registration: the CSI socket is first.
     let again = Arc::new(Notify::new());
     let csi = node.blocking(|mounts| mounts.listen(Socket::Csi)).await?;
-    let serving = tokio::spawn(registration::serve_csi(Arc::clone(&node), csi, Arc::clone(&again), stop.clone()));
+    let serving =
+        tokio::spawn(registration::serve_csi(Arc::clone(&node), csi, Arc::clone(&again), stop.clone()));
     if config.registration.enabled {
         let endpoint = setup.endpoint.display().to_string();
         tokio::spawn(registration::serve_registration(Arc::clone(&node), endpoint, again, stop.clone()));
@@ -207,7 +209,9 @@ async fn gone(hangup: &AsyncFd<OwnedFd>) {
     while let Ok(mut readable) = hangup.readable().await {
         let mut look = [PollFd::new(hangup.get_ref(), PollFlags::RDHUP)];
         let closed = PollFlags::HUP | PollFlags::RDHUP | PollFlags::ERR;
-        if poll(&mut look, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok() && look[0].revents().intersects(closed) {
+        if poll(&mut look, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok()
+            && look[0].revents().intersects(closed)
+        {
             return;
         }
         readable.clear_ready();
@@ -226,7 +230,9 @@ fn reload(setup: &Setup, node: &Node, config: &mut NodeConfig) {
             if only_rotation {
                 tracing::info!("configuration applied");
             } else {
-                tracing::warn!("rotation is applied; what else has changed takes effect when the driver is started anew");
+                tracing::warn!(
+                    "rotation is applied; what else has changed takes effect when the driver is started anew"
+                );
             }
             *config = new;
         }
@@ -249,8 +255,9 @@ fn local_hosts(config: &NodeConfig) -> Vec<String> {
 /// A directory that the mounter made ready.
 fn directory(path: &Path) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty())
-        .map_err(|errno| Error::new(Code::FileSystem, format!("{} cannot be opened ({errno})", path.display())))
+    rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| {
+        Error::new(Code::FileSystem, format!("{} cannot be opened ({errno})", path.display()))
+    })
 }
 
 async fn connect(setup: &Setup, clock: &Arc<dyn Clock>) -> Result<Option<Arc<Cluster>>> {
@@ -262,7 +269,9 @@ async fn connect(setup: &Setup, clock: &Arc<dyn Clock>) -> Result<Option<Arc<Clu
     };
     match Cluster::connect(&settings, Arc::clone(clock)).await {
         Ok(cluster) => Ok(Some(Arc::new(cluster))),
-        Err(error) if setup.kubeconfig.is_some() || setup.config.csi_driver == CsiDriverFacts::Check => Err(error),
+        Err(error) if setup.kubeconfig.is_some() || setup.config.csi_driver == CsiDriverFacts::Check => {
+            Err(error)
+        }
         Err(error) => {
             tracing::warn!(%error, "there is no Kubernetes API: no classes, no status, no events");
             Ok(None)
@@ -304,7 +313,8 @@ fn broker_settings(config: &NodeConfig) -> BrokerSettings {
 }
 
 fn conditions(config: &NodeConfig) -> Vec<Condition> {
-    let mut conditions = vec![Condition::Configuration, Condition::Socket, Condition::Audit, Condition::Driver];
+    let mut conditions =
+        vec![Condition::Configuration, Condition::Socket, Condition::Audit, Condition::Driver];
     if config.registration.enabled {
         conditions.push(Condition::Registration);
     }

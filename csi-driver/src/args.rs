@@ -54,11 +54,16 @@ impl Setup {
     pub(crate) fn needs(&self) -> Needs {
         let directory = |path: &Path| path.parent().map(Path::to_path_buf);
         let mut read: Vec<PathBuf> =
-            ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", SERVICE_ACCOUNT].map(PathBuf::from).to_vec();
+            ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", SERVICE_ACCOUNT]
+                .map(PathBuf::from)
+                .to_vec();
         // Directories, so that a change by rename is seen.
-        let files = [&self.kubeconfig, &self.file, &self.config.tls.extra_roots_file, &self.config.audit.key_file];
+        let files =
+            [&self.kubeconfig, &self.file, &self.config.tls.extra_roots_file, &self.config.audit.key_file];
         read.extend(files.into_iter().flatten().filter_map(|path| directory(path)));
-        if let Some(node::TrustAnchor::File(path)) = self.config.identity_binding.as_ref().and_then(|binding| binding.ca.as_ref()) {
+        if let Some(node::TrustAnchor::File(path)) =
+            self.config.identity_binding.as_ref().and_then(|binding| binding.ca.as_ref())
+        {
             read.extend(directory(path));
         }
         let mut write = vec![self.state_dir.join("volumes"), self.state_dir.join("snapshot")];
@@ -102,21 +107,28 @@ fn action(matches: &ArgMatches, words: &[OsString], is_broker: bool) -> Result<A
     let invalid = |message: &str| Error::new(Code::ConfigInvalid, message);
     let endpoint = text("endpoint").unwrap_or_default();
     // The CSI specification allows nothing but Unix sockets, with or without the scheme.
-    let socket = PathBuf::from(endpoint.strip_prefix("unix://").or_else(|| endpoint.strip_prefix("unix:")).unwrap_or(&endpoint));
+    let socket = PathBuf::from(
+        endpoint.strip_prefix("unix://").or_else(|| endpoint.strip_prefix("unix:")).unwrap_or(&endpoint),
+    );
     if !socket.is_absolute() || socket.extension().is_none_or(|extension| extension != "sock") {
         return Err(invalid("--endpoint must be unix:///an/absolute/path/ending.sock"));
     }
     if matches.get_flag("probe") {
         return Ok(Action::Probe { socket });
     }
-    let config = read(path("config").as_deref())?;
+    let file = path("config").map(|path| std::path::absolute(&path).unwrap_or(path));
+    let config = read(file.as_deref())?;
     if matches.get_flag("check-config") {
         return Ok(Action::CheckConfig);
     }
-    let node_id = text("node-id").filter(|id| !id.is_empty()).ok_or_else(|| invalid("--node-id (or NODE_ID) is missing: the node's name"))?;
+    let node_id = text("node-id")
+        .filter(|id| !id.is_empty())
+        .ok_or_else(|| invalid("--node-id (or NODE_ID) is missing: the node's name"))?;
     let driver_name = text("driver-name").unwrap_or_default();
     if !is_driver_name(&driver_name) {
-        return Err(invalid("--driver-name must be a name such as csi.keyward.dev: up to 63 letters, digits, dots and hyphens, a letter first and last"));
+        return Err(invalid(
+            "--driver-name must be a name such as csi.keyward.dev: up to 63 letters, digits, dots and hyphens, a letter first and last",
+        ));
     }
     let kubelet_dir = path("kubelet-dir").unwrap_or_default();
     if is_broker {
@@ -125,7 +137,8 @@ fn action(matches: &ArgMatches, words: &[OsString], is_broker: bool) -> Result<A
             Some(endpoint) => endpoint.clone(),
             None if socket.starts_with(&kubelet_dir) => socket.clone(),
             None => {
-                let name = socket.file_name().map(OsString::from).filter(own).unwrap_or_else(|| "csi.sock".into());
+                let name =
+                    socket.file_name().map(OsString::from).filter(own).unwrap_or_else(|| "csi.sock".into());
                 kubelet_dir.join("plugins").join(&driver_name).join(name)
             }
         };
@@ -135,14 +148,19 @@ fn action(matches: &ArgMatches, words: &[OsString], is_broker: bool) -> Result<A
             kubelet_dir,
             state_dir: path("state-dir").unwrap_or_default(),
             endpoint,
-            kubeconfig: std::env::var_os("KUBECONFIG").map(PathBuf::from).filter(|path| !path.as_os_str().is_empty()),
-            file: path("config"),
+            kubeconfig: std::env::var_os("KUBECONFIG")
+                .map(PathBuf::from)
+                .filter(|path| !path.as_os_str().is_empty())
+                .map(|path| std::path::absolute(&path).unwrap_or(path)),
+            file,
             config,
         };
         return Ok(Action::Broker { setup: Box::new(setup) });
     }
-    let registration_socket =
-        config.registration.enabled.then(|| kubelet_dir.join("plugins_registry").join(format!("{driver_name}-reg.sock")));
+    let registration_socket = config
+        .registration
+        .enabled
+        .then(|| kubelet_dir.join("plugins_registry").join(format!("{driver_name}-reg.sock")));
     let broker_args = std::iter::once(OsString::from(BROKER)).chain(words.iter().skip(1).cloned()).collect();
     Ok(Action::Mount {
         settings: mounter::Settings {
@@ -158,7 +176,8 @@ fn action(matches: &ArgMatches, words: &[OsString], is_broker: bool) -> Result<A
 
 fn read(file: Option<&Path>) -> Result<NodeConfig> {
     let Some(path) = file else { return node::parse(b"") };
-    let unreadable = |error| Error::new(Code::ConfigInvalid, format!("{} cannot be read: {error}", path.display()));
+    let unreadable =
+        |error| Error::new(Code::ConfigInvalid, format!("{} cannot be read: {error}", path.display()));
     let size = std::fs::metadata(path).map_err(unreadable)?.len();
     if size > keyward_core::document::MAX_DOCUMENT as u64 {
         return Err(Error::new(Code::ConfigInvalid, format!("{} is larger than 1 MiB", path.display())));
@@ -178,7 +197,9 @@ fn is_driver_name(name: &str) -> bool {
 }
 
 fn command() -> Command {
-    let path = |name: &'static str| Arg::new(name).long(name).value_name("PATH").value_parser(value_parser!(PathBuf));
+    let path = |name: &'static str| {
+        Arg::new(name).long(name).value_name("PATH").value_parser(value_parser!(PathBuf))
+    };
     Command::new("keyward-csi-driver")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Serves secrets from Key Vault as CSI volumes: one for each pod that asks, read with the pod's own identity, kept current without a restart.")
@@ -208,11 +229,17 @@ mod tests {
 
     #[test]
     fn the_mounter_passes_its_words_on_to_the_broker() {
-        let Ok(Action::Mount { settings }) = parse_words(&["--node-id", "n1", "--driver-name", "x.example.com"]) else {
+        let Ok(Action::Mount { settings }) =
+            parse_words(&["--node-id", "n1", "--driver-name", "x.example.com"])
+        else {
             panic!("refused")
         };
-        assert_eq!(settings.registration_socket, Some("/var/lib/kubelet/plugins_registry/x.example.com-reg.sock".into()));
-        let words: Vec<_> = std::iter::once("keyward-csi-driver".into()).chain(settings.broker_args).collect();
+        assert_eq!(
+            settings.registration_socket,
+            Some("/var/lib/kubelet/plugins_registry/x.example.com-reg.sock".into())
+        );
+        let words: Vec<_> =
+            std::iter::once("keyward-csi-driver".into()).chain(settings.broker_args).collect();
         let Ok(Action::Broker { setup }) = parse(words) else { panic!("refused") };
         assert_eq!(setup.node_id, "n1");
         assert_eq!(setup.endpoint, Path::new("/var/lib/kubelet/plugins/x.example.com/csi.sock"));

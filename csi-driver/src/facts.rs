@@ -13,7 +13,11 @@ pub(crate) enum Facts {
 }
 
 impl Facts {
-    pub(crate) fn new(stated: CsiDriverFacts, name: &str, object: impl FnOnce() -> Option<Arc<DriverObject>>) -> Result<Self> {
+    pub(crate) fn new(
+        stated: CsiDriverFacts,
+        name: &str,
+        object: impl FnOnce() -> Option<Arc<DriverObject>>,
+    ) -> Result<Self> {
         match stated {
             CsiDriverFacts::Stated { pod_info_on_mount, tokens_in_secrets } => {
                 Ok(Self::Stated { pod_info_on_mount, tokens_in_secrets })
@@ -48,7 +52,10 @@ impl Facts {
                     format!("there is no CSIDriver object {name}; create it, kubelet needs it too"),
                 )),
                 DriverState::Unknown => Err(object.trouble().unwrap_or_else(|| {
-                    Error::new(Code::KubernetesUnavailable, format!("the CSIDriver object {name} was not read yet"))
+                    Error::new(
+                        Code::KubernetesUnavailable,
+                        format!("the CSIDriver object {name} was not read yet"),
+                    )
                 })),
             },
         }

@@ -5,16 +5,18 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use keyward_broker::Broker;
-use keyward_core::audit::AuditSink;
+use keyward_core::audit::{Action, AuditEvent, AuditSink};
 use keyward_core::cloud::Cloud;
 use keyward_core::config::Vault;
 use keyward_core::observe::Observer;
-use keyward_core::{Clock, IdentityKey, Provider, Result, TokenSource};
+use keyward_core::{Clock, Error, IdentityKey, Provider, Result, TokenSource};
 use keyward_egress::Egress;
-use keyward_identity::{SharedIdentity, SharedSettings};
+use keyward_identity::{Credential, SharedIdentity, SharedSettings};
 use keyward_providers::key_vault::{KeyVault, KeyVaultSettings};
 use keyward_telemetry::{Observed, ObservedTokens};
 use parking_lot::Mutex;
+
+use crate::request::Pod;
 
 /// How long an identity that no volume uses stays, so that a publish that failed finds at its retry what it had.
 const LINGER: Duration = Duration::from_secs(300);
@@ -78,6 +80,37 @@ impl Identities {
         Ok(tenant)
     }
 
+    /// Proves the identity with a pod's own credential, and leaves a record when that took an exchange.
+    ///
+    /// # Errors
+    /// `KW_TOKEN_REFUSED` and the other errors of an exchange; `KW_AUDIT_UNAVAILABLE` when nothing may go unrecorded.
+    pub(crate) async fn prove(&self, tenant: &Tenant, credential: &Credential, pod: &Pod) -> Result<()> {
+        if tenant.shared.is_proved(credential, &tenant.audience) {
+            return Ok(());
+        }
+        let proved = tenant.shared.prove(credential, &tenant.audience).await;
+        let Parts { audit, clock, .. } = &self.0.parts;
+        let recorded = audit.record(AuditEvent {
+            at: clock.wall(),
+            actor: pod.actor(),
+            action: Action::Token,
+            object: tenant.audience.clone(),
+            version: None,
+            identity: Some(tenant.key.to_string()),
+            error: proved.as_ref().err().map(Error::code),
+            trace_id: None,
+            request_id: None,
+        });
+        proved.and(recorded)
+    }
+
+    /// Lends a volume's credential to the identity's background refresh. What failed for want of one is tried again.
+    pub(crate) fn lend(&self, tenant: &Tenant, volume_id: &str, credential: Credential) {
+        if tenant.shared.present(volume_id, credential) {
+            self.0.parts.broker.attach(Arc::clone(&tenant.key), Arc::clone(&tenant.provider));
+        }
+    }
+
     /// Lets go of identities that nobody has used for a while.
     pub(crate) fn sweep(&self) {
         self.0.let_go(self.0.parts.clock.boot());
@@ -87,8 +120,12 @@ impl Identities {
 impl Inner {
     fn make(self: &Arc<Self>, settings: &SharedSettings, cloud: &Cloud) -> Result<Tenant> {
         let Parts { egress, audit, observer, clock, .. } = &self.parts;
-        let shared =
-            SharedIdentity::new(settings.clone(), Arc::clone(egress), Arc::clone(clock), Arc::clone(observer))?;
+        let shared = SharedIdentity::new(
+            settings.clone(),
+            Arc::clone(egress),
+            Arc::clone(clock),
+            Arc::clone(observer),
+        )?;
         let key = Arc::new(shared.identity().clone());
         let tokens = Arc::new(ObservedTokens::new(
             Arc::clone(&shared) as Arc<dyn TokenSource>,

@@ -114,7 +114,10 @@ impl Node {
     /// `KW_VOLUME_BUSY` while another call has it.
     pub(crate) fn guard(&self, place: &Place) -> Result<Guard> {
         self.guards.enter(place.volume_id()).ok_or_else(|| {
-            Error::new(Code::VolumeBusy, "another call for this volume is under way; it will be answered, try again")
+            Error::new(
+                Code::VolumeBusy,
+                "another call for this volume is under way; it will be answered, try again",
+            )
         })
     }
 
@@ -135,7 +138,10 @@ impl Node {
         if self.volumes.lock().len() < most {
             return Ok(());
         }
-        Err(Error::new(Code::LimitExceeded, format!("the node serves {most} volumes already (`limits.volumes`)")))
+        Err(Error::new(
+            Code::LimitExceeded,
+            format!("the node serves {most} volumes already (`limits.volumes`)"),
+        ))
     }
 
     pub(crate) fn insert(&self, volume: Arc<Volume>) {
@@ -199,8 +205,9 @@ impl Node {
     pub(crate) fn usage(&self, volume_id: &str, path: &str) -> Result<Usage> {
         let volume = self.served(volume_id, path)?;
         let root: &OwnedFd = &volume.root;
-        let stat = rustix::fs::fstatvfs(root)
-            .map_err(|errno| Error::new(Code::FileSystem, format!("the volume cannot be measured ({errno})")))?;
+        let stat = rustix::fs::fstatvfs(root).map_err(|errno| {
+            Error::new(Code::FileSystem, format!("the volume cannot be measured ({errno})"))
+        })?;
         let bytes = (stat.f_blocks * stat.f_frsize, (stat.f_blocks - stat.f_bfree) * stat.f_frsize);
         Ok(Usage { bytes, inodes: (stat.f_files, stat.f_files - stat.f_ffree) })
     }

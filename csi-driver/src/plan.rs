@@ -8,10 +8,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use keyward_compat::{ClassInput, ClassObject, parse_class};
+use keyward_core::cloud::Cloud;
 use keyward_core::config::node::NodeConfig;
 use keyward_core::spec::{Context, ObjectSpec, Source as From, parse_objects_text};
 use keyward_core::{Code, Error, ObjectRef, Result, VaultHost, VersionInfo};
-use keyward_core::cloud::Cloud;
 use keyward_delivery::projection::Defaults;
 
 pub(crate) use basis::{Account, Basis, ClassText};
@@ -29,6 +29,8 @@ pub(crate) struct Plan {
     pub(crate) objects: Vec<ClassObject>,
     /// Modes and owners.
     pub(crate) defaults: Defaults,
+    /// `limits.objectsPerVolume`
+    most: usize,
 }
 
 /// A plan of which every entry is one version of one object.
@@ -52,10 +54,7 @@ impl Plan {
                 Err(Error::new(Code::Internal, format!("the class {name} was not looked up")))
             }
         }?;
-        let (most, count) = (config.limits.objects_per_volume, plan.objects.len());
-        if count > most {
-            return Err(invalid(format!("{count} objects are more than `limits.objectsPerVolume` ({most}) allows")));
-        }
+        plan.check_count(plan.objects.len())?;
         plan.check_hosts(config)?;
         Ok(plan)
     }
@@ -64,7 +63,8 @@ impl Plan {
         let cloud = match &basis.asked.cloud {
             None => config.default_cloud.clone(),
             Some(name) => config.cloud(name).ok_or_else(|| {
-                let known: Vec<_> = config.clouds.iter().map(|cloud| cloud.name.as_str()).chain(Cloud::BUILT_IN).collect();
+                let known: Vec<_> =
+                    config.clouds.iter().map(|cloud| cloud.name.as_str()).chain(Cloud::BUILT_IN).collect();
                 invalid(format!("cloud must be one of {}", known.join(", ")))
             })?,
         };
@@ -75,9 +75,10 @@ impl Plan {
             return Err(invalid("objects is an empty list".to_owned()));
         }
         let way = identity::of_attributes(basis, pod, &cloud)?;
-        let defaults = Defaults { mode: if basis.group.is_some() { 0o440 } else { 0o444 }, uid: None, gid: None };
+        let defaults =
+            Defaults { mode: if basis.group.is_some() { 0o440 } else { 0o444 }, uid: None, gid: None };
         let objects = specs.into_iter().map(plain).collect();
-        Ok(Self { way, cloud, objects, defaults })
+        Ok(Self { way, cloud, objects, defaults, most: config.limits.objects_per_volume })
     }
 
     fn of_class(class: &ClassText, basis: &Basis, pod: &Pod, config: &NodeConfig) -> Result<Self> {
@@ -86,17 +87,24 @@ impl Plan {
             Error::new(error.code(), text)
         };
         let input = ClassInput { provider: &class.provider, parameters: &class.parameters };
-        let default = |name: &str| if name.is_empty() { Some(config.default_cloud.clone()) } else { config.cloud(name) };
+        let default = |name: &str| {
+            if name.is_empty() { Some(config.default_cloud.clone()) } else { config.cloud(name) }
+        };
         let spec = parse_class(&input, &default).map_err(named)?;
         let way = identity::of_class(&spec, basis, pod, config).map_err(named)?;
         // As the Secrets Store driver does: readable for all, since only the pod's containers can reach the mount.
         let defaults = Defaults { mode: 0o644, uid: None, gid: None };
-        Ok(Self { way, cloud: spec.cloud, objects: spec.objects, defaults })
+        let most = config.limits.objects_per_volume;
+        Ok(Self { way, cloud: spec.cloud, objects: spec.objects, defaults, most })
     }
 
     /// The vaults that are asked.
     pub(crate) fn hosts(&self) -> BTreeSet<VaultHost> {
-        self.objects.iter().filter_map(|object| object.spec.object()).map(|object| object.host().clone()).collect()
+        self.objects
+            .iter()
+            .filter_map(|object| object.spec.object())
+            .map(|object| object.host().clone())
+            .collect()
     }
 
     /// Objects of which several versions are delivered.
@@ -108,13 +116,17 @@ impl Plan {
     ///
     /// # Errors
     /// Those of [`ClassObject::expand`]; `KW_OBJECT_NOT_FOUND` for a history without a list.
-    pub(crate) fn expand(&self, versions_of: &dyn Fn(&ObjectRef) -> Option<Arc<Vec<VersionInfo>>>) -> Result<Expanded> {
+    pub(crate) fn expand(
+        &self,
+        versions_of: &dyn Fn(&ObjectRef) -> Option<Arc<Vec<VersionInfo>>>,
+    ) -> Result<Expanded> {
         let mut expanded = Expanded { specs: Vec::new(), ids: Vec::new() };
         for object in &self.objects {
             let versions = match object.spec.object().filter(|_| object.history > 0) {
                 None => Arc::default(),
                 Some(of) => versions_of(of).ok_or_else(|| {
-                    Error::new(Code::VaultUnavailable, "the versions of the object were not listed yet").object(of)
+                    Error::new(Code::VaultUnavailable, "the versions of the object were not listed yet")
+                        .object(of)
                 })?,
             };
             for (spec, id) in object.expand(&versions)? {
@@ -122,7 +134,18 @@ impl Plan {
                 expanded.specs.push(spec);
             }
         }
+        self.check_count(expanded.specs.len())?;
         Ok(expanded)
+    }
+
+    fn check_count(&self, count: usize) -> Result<()> {
+        if count <= self.most {
+            return Ok(());
+        }
+        Err(invalid(format!(
+            "{count} objects are more than `limits.objectsPerVolume` ({}) allows",
+            self.most
+        )))
     }
 
     /// Promise 8: pods do not choose where a privileged process connects.
@@ -143,7 +166,9 @@ impl Plan {
             {
                 return Err(Error::new(
                     Code::NodeIdentityRefused,
-                    format!("the node's identity may not be used for {host}; an administrator may add it to the `vaults` of the `nodeIdentity` entry"),
+                    format!(
+                        "the node's identity may not be used for {host}; an administrator may add it to the `vaults` of the `nodeIdentity` entry"
+                    ),
                 ));
             }
         }

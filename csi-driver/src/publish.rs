@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyward_core::audit::Actor;
 use keyward_core::{Code, Error, ErrorKind, Result};
 use keyward_delivery::atomic::AtomicDirectory;
 use keyward_delivery::tree::Tree;
@@ -85,7 +84,10 @@ impl Node {
         let teller = self.teller(&wanted.pod, wanted.place.volume(), class.as_deref(), &wanted.target);
         let published = timeout_at(end, self.first(&wanted, end)).await;
         let result = published.unwrap_or_else(|_| {
-            Err(Error::new(Code::Timeout, "the volume could not be published in time; the next try begins with what was fetched"))
+            Err(Error::new(
+                Code::Timeout,
+                "the volume could not be published in time; the next try begins with what was fetched",
+            ))
         });
         if let Err(error) = &result {
             tracing::warn!(pod = %wanted.pod.name, namespace = %wanted.pod.namespace, %error, "a volume was not published");
@@ -96,7 +98,8 @@ impl Node {
 
     /// A republish is a source of tokens, and whatever is wrong with them is no reason to fail (promise 4).
     fn take_along(&self, volume: &Arc<Volume>, wanted: &Wanted) {
-        let presented = self.facts.tokens_in_secrets().and_then(|in_secrets| Presented::of(wanted, in_secrets));
+        let presented =
+            self.facts.tokens_in_secrets().and_then(|in_secrets| Presented::of(wanted, in_secrets));
         match presented {
             Ok(presented) => volume.present(presented),
             Err(error) => tracing::debug!(%error, "a republish brought no credential"),
@@ -118,7 +121,8 @@ impl Node {
                 return Ok(true);
             }
         };
-        let presented = self.facts.tokens_in_secrets().and_then(|in_secrets| Presented::of(wanted, in_secrets));
+        let presented =
+            self.facts.tokens_in_secrets().and_then(|in_secrets| Presented::of(wanted, in_secrets));
         let record = Record::new(
             wanted.place.volume().to_owned(),
             wanted.target.clone(),
@@ -158,8 +162,13 @@ impl Node {
         let mut engine = Engine::new(self.parts(&wanted.pod), declared, None);
         let tree = self.gather(&mut engine, end).await?;
 
-        let mut record =
-            Record::new(wanted.place.volume().to_owned(), wanted.target.clone(), wanted.pod.clone(), basis, wanted.grpc);
+        let mut record = Record::new(
+            wanted.place.volume().to_owned(),
+            wanted.target.clone(),
+            wanted.pod.clone(),
+            basis,
+            wanted.grpc,
+        );
         record.histories = histories.write();
         let detached = self.stage(wanted, &tree).await?;
         let outputs = self.outputs(detached.directory()?, wanted).await?;
@@ -182,15 +191,27 @@ impl Node {
                 return Err(error);
             }
         };
-        tenant.shared.present(wanted.place.volume_id(), credential);
+        self.identities.lend(&tenant, wanted.place.volume_id(), credential);
         let (volume, orders) =
             Volume::new(wanted.place.clone(), wanted.target.clone(), wanted.pod.clone(), root, presented);
-        let teller = self.teller(&wanted.pod, wanted.place.volume(), record.basis.class_name(), &wanted.target);
+        let teller =
+            self.teller(&wanted.pod, wanted.place.volume(), record.basis.class_name(), &wanted.target);
         teller.published(versions(&engine, &ids));
         tracing::info!(pod = %wanted.pod.name, namespace = %wanted.pod.namespace, volume = wanted.place.volume(), objects = ids.len(), "a volume is published");
         self.insert(Arc::clone(&volume));
         self.dirty.notify_one();
-        let keeper = Keeper { node: Arc::clone(self), volume, engine, tenant, plan, ids, histories, record, serving, teller };
+        let keeper = Keeper {
+            node: Arc::clone(self),
+            volume,
+            engine,
+            tenant,
+            plan,
+            ids,
+            histories,
+            record,
+            serving,
+            teller,
+        };
         tokio::spawn(keeper.run(orders));
         Ok(())
     }
@@ -201,7 +222,7 @@ impl Node {
             audit: Arc::clone(&self.audit),
             observer: Arc::clone(&self.observer),
             clock: Arc::clone(&self.clock),
-            actor: Actor::Pod { namespace: pod.namespace.clone(), name: pod.name.clone(), uid: pod.uid.clone() },
+            actor: pod.actor(),
         }
     }
 
@@ -250,7 +271,7 @@ impl Node {
     ) -> Result<keyward_identity::Credential> {
         let credential = credential(&plan.way, presented, pod)?;
         if !matches!(plan.way, Way::Managed { .. }) {
-            tenant.shared.prove(&credential, &tenant.audience).await?;
+            self.identities.prove(tenant, &credential, pod).await?;
         }
         Ok(credential)
     }
@@ -263,7 +284,10 @@ impl Node {
             let tried = timeout_at(answer_by, engine.ready()).await.is_ok();
             let by = answer_by.min(Instant::now() + self.settings.config.limits.conversion_deadline);
             let (pass, tree) = timeout_at(by, engine.snapshot_tree()).await.map_err(|_| {
-                Error::new(Code::ContentInvalid, "the conversions of the volume take longer than `limits.conversionDeadline` allows")
+                Error::new(
+                    Code::ContentInvalid,
+                    "the conversions of the volume take longer than `limits.conversionDeadline` allows",
+                )
             })?;
             let Some((_, error)) = pass.missing.into_iter().next() else { return self.check_size(tree) };
             let patient = error.kind() == ErrorKind::Throttled || !tried;
@@ -280,12 +304,16 @@ impl Node {
         if tree.payload() as u64 <= most {
             return Ok(tree);
         }
-        let text = format!("the volume's files have {} bytes, more than `limits.bytesPerVolume` ({most}) allows", tree.payload());
+        let text = format!(
+            "the volume's files have {} bytes, more than `limits.bytesPerVolume` ({most}) allows",
+            tree.payload()
+        );
         Err(Error::new(Code::NoSpace, text))
     }
 
     async fn stage(&self, wanted: &Wanted, tree: &Tree) -> Result<Detached> {
-        let tmpfs = Tmpfs { bytes: bytes_for(tree.payload(), tree.files.len()), mode: 0o755, gid: wanted.group };
+        let tmpfs =
+            Tmpfs { bytes: bytes_for(tree.payload(), tree.files.len()), mode: 0o755, gid: wanted.group };
         self.blocking(move |mounts| mounts.create(&tmpfs)).await
     }
 
@@ -293,7 +321,11 @@ impl Node {
         self.outputs_at(directory, wanted.place.clone()).await
     }
 
-    pub(crate) async fn outputs_at(&self, directory: std::os::fd::OwnedFd, place: crate::mounts::Place) -> Result<Outputs> {
+    pub(crate) async fn outputs_at(
+        &self,
+        directory: std::os::fd::OwnedFd,
+        place: crate::mounts::Place,
+    ) -> Result<Outputs> {
         self.blocking(move |mounts| {
             let owner = Arc::new(Owner(mounts.clone()));
             let mut directory = AtomicDirectory::open_with(directory, owner)?;
@@ -305,7 +337,12 @@ impl Node {
     }
 
     /// The record comes first: what is mounted is remembered, and what is remembered but not mounted is swept.
-    async fn commit(&self, wanted: &Wanted, detached: Detached, record: &Record) -> Result<std::os::fd::OwnedFd> {
+    async fn commit(
+        &self,
+        wanted: &Wanted,
+        detached: Detached,
+        record: &Record,
+    ) -> Result<std::os::fd::OwnedFd> {
         let (place, state, record) = (wanted.place.clone(), self.state.clone(), record.clone());
         self.blocking(move |_| {
             state.save(place.volume_id(), &record)?;

@@ -30,12 +30,18 @@ const RETRY: Duration = Duration::from_millis(200);
 const REFUSED: Duration = Duration::from_secs(5);
 
 /// Answers CSI calls until `stop`.
-pub(crate) async fn serve_csi(node: Arc<Node>, first: Listening, again: Arc<Notify>, stop: CancellationToken) {
+pub(crate) async fn serve_csi(
+    node: Arc<Node>,
+    first: Listening,
+    again: Arc<Notify>,
+    stop: CancellationToken,
+) {
     let mut next = Some(first);
     while !stop.is_cancelled() {
         let Some(listening) = bound(&node, Socket::Csi, &mut next, &stop).await else { return };
         node.health.set(Condition::Socket, true);
-        let node_server = NodeServer::new(NodeService(Arc::clone(&node))).max_decoding_message_size(MAX_MESSAGE);
+        let node_server =
+            NodeServer::new(NodeService(Arc::clone(&node))).max_decoding_message_size(MAX_MESSAGE);
         let router = Server::builder()
             .add_service(IdentityServer::new(IdentityService(Arc::clone(&node))))
             .add_service(node_server);
@@ -48,12 +54,18 @@ pub(crate) async fn serve_csi(node: Arc<Node>, first: Listening, again: Arc<Noti
 }
 
 /// Is there for kubelet until `stop`; registers again when the socket vanishes, kubelet refuses, or `again` says so.
-pub(crate) async fn serve_registration(node: Arc<Node>, endpoint: String, again: Arc<Notify>, stop: CancellationToken) {
+pub(crate) async fn serve_registration(
+    node: Arc<Node>,
+    endpoint: String,
+    again: Arc<Notify>,
+    stop: CancellationToken,
+) {
     let mut next = None;
     while !stop.is_cancelled() {
         let Some(listening) = bound(&node, Socket::Registration, &mut next, &stop).await else { return };
         let refused = Arc::new(Notify::new());
-        let service = Registrar { node: Arc::clone(&node), endpoint: endpoint.clone(), refused: Arc::clone(&refused) };
+        let service =
+            Registrar { node: Arc::clone(&node), endpoint: endpoint.clone(), refused: Arc::clone(&refused) };
         let router = Server::builder().add_service(RegistrationServer::new(service));
         let over = async {
             tokio::select! {
@@ -67,7 +79,12 @@ pub(crate) async fn serve_registration(node: Arc<Node>, endpoint: String, again:
     }
 }
 
-async fn bound(node: &Node, socket: Socket, next: &mut Option<Listening>, stop: &CancellationToken) -> Option<Listening> {
+async fn bound(
+    node: &Node,
+    socket: Socket,
+    next: &mut Option<Listening>,
+    stop: &CancellationToken,
+) -> Option<Listening> {
     if let Some(listening) = next.take() {
         return Some(listening);
     }
@@ -94,7 +111,9 @@ async fn run(
     over: impl Future<Output = ()>,
 ) -> Result<()> {
     let Listening { listener, watch, .. } = listening;
-    let failed = |error: std::io::Error| Error::new(Code::FileSystem, "the runtime cannot take a socket").detail(error);
+    let failed = |error: std::io::Error| {
+        Error::new(Code::FileSystem, "the runtime cannot take a socket").detail(error)
+    };
     listener.set_nonblocking(true).map_err(failed)?;
     let listener = UnixListener::from_std(listener).map_err(failed)?;
     let vanished = vanished(watch)?;
@@ -125,7 +144,10 @@ fn vanished(watch: OwnedFd) -> Result<impl Future<Output = ()>> {
 }
 
 /// A descriptor whose readiness the runtime tells.
-#[expect(deprecated, reason = "the caller's descriptor is owned, which is all that the newer, unsafe call asks for")]
+#[expect(
+    deprecated,
+    reason = "the caller's descriptor is owned, which is all that the newer, unsafe call asks for"
+)]
 pub(crate) fn watched(descriptor: OwnedFd) -> Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(descriptor, Interest::READABLE)
         .map_err(|error| Error::new(Code::Internal, "the runtime cannot watch a descriptor").detail(error))
@@ -165,7 +187,11 @@ impl Registration for Registrar {
             tracing::info!(driver = self.node.settings.driver_name, "kubelet has registered the driver");
         } else {
             let said: String = error.chars().filter(|c| !c.is_control()).take(300).collect();
-            tracing::error!(driver = self.node.settings.driver_name, said, "kubelet refuses the driver; it will be asked again");
+            tracing::error!(
+                driver = self.node.settings.driver_name,
+                said,
+                "kubelet refuses the driver; it will be asked again"
+            );
             self.refused.notify_one();
         }
         Ok(Response::new(RegistrationStatusResponse {}))

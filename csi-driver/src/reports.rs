@@ -14,7 +14,13 @@ pub(crate) struct Teller {
 }
 
 impl Teller {
-    pub(crate) fn new(reporter: Option<Reporter>, pod: &Pod, volume: &str, class: Option<&str>, target: &str) -> Self {
+    pub(crate) fn new(
+        reporter: Option<Reporter>,
+        pod: &Pod,
+        volume: &str,
+        class: Option<&str>,
+        target: &str,
+    ) -> Self {
         let pod = PodRef { namespace: pod.namespace.clone(), name: pod.name.clone(), uid: pod.uid.clone() };
         Self {
             reporter,

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use keyward_core::audit::Actor;
 use keyward_core::{Code, Error, Result, SecretBytes};
 use keyward_proto::csi::v1::NodePublishVolumeRequest;
 use keyward_proto::csi::v1::volume_capability::AccessType;
@@ -105,7 +106,9 @@ impl Wanted {
                 Some(group.map_err(|_| refused("volume_mount_group is not a decimal group id"))?)
             }
             Some(AccessType::Mount(_)) => None,
-            Some(AccessType::Block(_)) => return Err(refused("secrets are files: volumes are mounted, not block devices")),
+            Some(AccessType::Block(_)) => {
+                return Err(refused("secrets are files: volumes are mounted, not block devices"));
+            }
             None => return Err(refused("volume_capability is missing")),
         };
         if !*readonly {
@@ -131,7 +134,9 @@ impl Wanted {
         let own = Attributes(context);
         let (source, asked) = own.declaration()?;
         let grpc = own.flag("grpc")?;
-        let token = |from: &HashMap<String, String>| from.get(TOKENS).map(|text| SecretBytes::copy_from(text.as_bytes()));
+        let token = |from: &HashMap<String, String>| {
+            from.get(TOKENS).map(|text| SecretBytes::copy_from(text.as_bytes()))
+        };
         Ok(Self {
             target: target_path.clone(),
             tokens: [token(context), token(&request.secrets)],
@@ -172,6 +177,11 @@ pub(crate) fn required(fields: &[(&str, &str)]) -> Result<()> {
 }
 
 impl Pod {
+    /// As audit records name it.
+    pub(crate) fn actor(&self) -> Actor {
+        Actor::Pod { namespace: self.namespace.clone(), name: self.name.clone(), uid: self.uid.clone() }
+    }
+
     fn read(context: &HashMap<String, String>) -> Result<Self> {
         let get = |key: &str| {
             let value = context.get(key).filter(|value| !value.is_empty()).ok_or_else(|| {
@@ -181,7 +191,9 @@ impl Pod {
                 )
             })?;
             let named = value.len() <= MAX_NAME
-                && value.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte));
+                && value
+                    .bytes()
+                    .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte));
             if named { Ok(value.clone()) } else { Err(refused(&format!("{key} is no Kubernetes name"))) }
         };
         Ok(Self {
@@ -213,26 +225,38 @@ impl Attributes<'_> {
     fn declaration(&self) -> Result<(Source, Asked)> {
         let objects = self.0.get("objects").filter(|text| !text.trim().is_empty());
         match (objects, self.text("secretProviderClass")) {
-            (Some(_), Some(_)) => Err(invalid("objects and secretProviderClass exclude each other; keep one")),
+            (Some(_), Some(_)) => {
+                Err(invalid("objects and secretProviderClass exclude each other; keep one"))
+            }
             (None, None) => Err(invalid(
                 "say what the volume holds: `objects` (a YAML list) or `secretProviderClass` under volumeAttributes",
             )),
             (None, Some(class)) => {
                 let named = class.len() <= MAX_NAME
-                    && class.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte));
+                    && class.bytes().all(|byte| {
+                        byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte)
+                    });
                 if !named {
                     return Err(invalid("secretProviderClass is no name of a Kubernetes object"));
                 }
                 Ok((Source::Class(class.to_owned()), Asked::default()))
             }
             (Some(objects), None) => {
-                let unknown = self.0.keys().filter(|key| !key.starts_with(KUBELET)).find(|key| !KNOWN.contains(&key.as_str()));
+                let unknown = self
+                    .0
+                    .keys()
+                    .filter(|key| !key.starts_with(KUBELET))
+                    .find(|key| !KNOWN.contains(&key.as_str()));
                 if let Some(unknown) = unknown {
-                    let shown: String = unknown.chars().filter(|c| c.is_ascii_graphic()).take(60).collect();
-                    return Err(invalid(&format!("`{shown}` is no attribute of a volume; known are {}", KNOWN.join(", "))));
+                    let shown: String = unknown.chars().filter(char::is_ascii_graphic).take(60).collect();
+                    return Err(invalid(&format!(
+                        "`{shown}` is no attribute of a volume; known are {}",
+                        KNOWN.join(", ")
+                    )));
                 }
                 let own = |key| self.text(key).map(str::to_owned);
-                let asked = Asked { client_id: own("clientID"), tenant_id: own("tenantID"), cloud: own("cloud") };
+                let asked =
+                    Asked { client_id: own("clientID"), tenant_id: own("tenantID"), cloud: own("cloud") };
                 Ok((Source::Objects(objects.clone()), asked))
             }
         }
@@ -250,7 +274,9 @@ fn principal(secrets: &HashMap<String, String>) -> Result<Option<Principal>> {
         (None, None) => Ok(None),
         (id, _) => {
             let missing = if id.is_none() { "clientid" } else { "clientsecret" };
-            let text = format!("the Secret of nodePublishSecretRef has no key `{missing}`; it needs clientid and clientsecret");
+            let text = format!(
+                "the Secret of nodePublishSecretRef has no key `{missing}`; it needs clientid and clientsecret"
+            );
             Err(Error::new(Code::IdentityMissing, text))
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use keyward_core::{Code, Error, Result};
 use keyward_volume::{Declared, Engine};
 
-use crate::mounts::{Found, Place};
+use crate::mounts::{Found, Mounts, Place};
 use crate::node::Node;
 use crate::plan::{Expanded, Plan};
 use crate::serve::Serving;
@@ -37,7 +37,9 @@ impl Node {
                     swept += 1;
                 }
                 // The files stay as they are; kubelet's next call brings what is needed to go on.
-                Err(error) => tracing::warn!(volume = volume_id, %error, "a mounted volume waits for kubelet's next call"),
+                Err(error) => {
+                    tracing::warn!(volume = volume_id, %error, "a mounted volume waits for kubelet's next call")
+                }
             }
         }
         if resumed + swept > 0 {
@@ -77,9 +79,9 @@ impl Node {
         let histories = Histories::read(&record.histories);
         let Expanded { specs, ids } = plan.expand(&|object| histories.of(object))?;
         let declared = Declared { specs, defaults: plan.defaults, identity: Arc::clone(&tenant.key) };
-        let again = root.try_clone().map_err(|error| {
-            Error::new(Code::Internal, "there is no file descriptor left").detail(error)
-        })?;
+        let again = root
+            .try_clone()
+            .map_err(|error| Error::new(Code::Internal, "there is no file descriptor left").detail(error))?;
         // Sweeps what a killed driver left half written.
         let outputs = self.outputs_at(again, place.clone()).await?;
         let engine = Engine::new(self.parts(&record.pod), declared, Some(outputs));
@@ -94,8 +96,18 @@ impl Node {
         self.blocking(move |_| state.save(&volume_id, &saved)).await?;
         let (volume, orders) = Volume::new(place, record.target.clone(), record.pod.clone(), root, presented);
         self.insert(Arc::clone(&volume));
-        let keeper =
-            Keeper { node: Arc::clone(self), volume, engine, tenant, plan, ids, histories, record, serving, teller };
+        let keeper = Keeper {
+            node: Arc::clone(self),
+            volume,
+            engine,
+            tenant,
+            plan,
+            ids,
+            histories,
+            record,
+            serving,
+            teller,
+        };
         tokio::spawn(keeper.run(orders));
         Ok(())
     }
@@ -110,13 +122,17 @@ impl Node {
     }
 
     async fn sweep_once(&self) -> Result<()> {
-        let mounted = self.blocking(|mounts| mounts.list()).await?;
+        let mounted = self.blocking(Mounts::list).await?;
         for place in mounted.into_iter().filter(|place| self.volume(place.volume_id()).is_none()) {
             let Ok(_guard) = self.guard(&place) else { continue };
             if self.volume(place.volume_id()).is_some() {
                 continue;
             }
-            tracing::warn!(pod = place.pod_uid(), volume = place.volume(), "a volume that nobody asks about is unmounted");
+            tracing::warn!(
+                pod = place.pod_uid(),
+                volume = place.volume(),
+                "a volume that nobody asks about is unmounted"
+            );
             let (state, place) = (self.state.clone(), place.clone());
             self.blocking(move |mounts| {
                 mounts.unmount(&place)?;

@@ -32,7 +32,13 @@ impl Serving {
     ///
     /// # Errors
     /// `KW_FILE_SYSTEM` when the socket cannot be put in its place.
-    pub(crate) fn start(node: &Node, root: &OwnedFd, view: &Arc<View>, group: Option<u32>, pod: &Pod) -> Result<Self> {
+    pub(crate) fn start(
+        node: &Node,
+        root: &OwnedFd,
+        view: &Arc<View>,
+        group: Option<u32>,
+        pod: &Pod,
+    ) -> Result<Self> {
         let grpc = &node.settings.config.grpc;
         let settings = ApiSettings {
             shown: Some(format!("{SOCKET} of pod {}/{}", pod.namespace, pod.name)),

@@ -87,8 +87,9 @@ impl State {
     /// # Errors
     /// `KW_FILE_SYSTEM` or `KW_NO_SPACE`.
     pub(crate) fn save(&self, volume_id: &str, record: &Record) -> Result<()> {
-        let bytes = serde_json::to_vec(record)
-            .map_err(|error| Error::new(Code::Internal, "a volume's record cannot be written down").detail(error))?;
+        let bytes = serde_json::to_vec(record).map_err(|error| {
+            Error::new(Code::Internal, "a volume's record cannot be written down").detail(error)
+        })?;
         let unfinished = format!("{UNFINISHED}{volume_id}");
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let written = retry_on_intr(|| openat(&self.0, &unfinished, flags, Mode::from_raw_mode(0o600)))
@@ -151,12 +152,17 @@ impl State {
     fn read(&self, name: &str) -> Result<Record> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = retry_on_intr(|| openat(&self.0, name, flags, Mode::empty()));
-        let bytes = file.and_then(|file| read_at_most(&file, LARGEST)).map_err(|errno| failed("read", name, errno))?;
+        let bytes = file
+            .and_then(|file| read_at_most(&file, LARGEST))
+            .map_err(|errno| failed("read", name, errno))?;
         let record: Record = serde_json::from_slice(&bytes).map_err(|error| {
             Error::new(Code::FileSystem, format!("the record of {name} is not one of ours")).detail(error)
         })?;
         if record.format != FORMAT {
-            return Err(Error::new(Code::FileSystem, format!("the record of {name} was written by another version")));
+            return Err(Error::new(
+                Code::FileSystem,
+                format!("the record of {name} was written by another version"),
+            ));
         }
         Ok(record)
     }
@@ -185,7 +191,10 @@ fn read_at_most(file: &OwnedFd, limit: usize) -> rustix::io::Result<Vec<u8>> {
 
 fn failed(what: &str, volume_id: &str, errno: Errno) -> Error {
     let code = if errno == Errno::NOSPC { Code::NoSpace } else { Code::FileSystem };
-    Error::new(code, format!("cannot {what} {volume_id} in the state directory ({errno}); check `--state-dir`"))
+    Error::new(
+        code,
+        format!("cannot {what} {volume_id} in the state directory ({errno}); check `--state-dir`"),
+    )
 }
 
 #[cfg(test)]

@@ -101,9 +101,7 @@ impl AtomicDirectory {
         let (current, names) = match current {
             Some(sequence) => match generation::names(&directory, sequence) {
                 Ok(names) => (Some(sequence), names),
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
-                    (None, BTreeSet::new())
-                }
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => (None, BTreeSet::new()),
                 Err(errno) => return Err(failed(errno)),
             },
             None => (None, BTreeSet::new()),
@@ -299,7 +297,9 @@ impl AtomicDirectory {
                 for (name, kind) in entries {
                     if beneath::is_on_its_way_out(&name) || self.is_foreign(&name) {
                         clean &= beneath::remove(&self.directory, &name).is_ok();
-                    } else if matches!(kind, FileType::Symlink | FileType::Unknown) && !self.names.contains(&name) {
+                    } else if matches!(kind, FileType::Symlink | FileType::Unknown)
+                        && !self.names.contains(&name)
+                    {
                         clean &= links::remove(&self.directory, &name).is_ok();
                     }
                 }

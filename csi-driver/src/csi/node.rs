@@ -7,12 +7,12 @@ use keyward_proto::csi::v1::node_service_capability::{self, Rpc, rpc};
 use keyward_proto::csi::v1::volume_health::VolumeHealthEntry;
 use keyward_proto::csi::v1::volume_usage::Unit;
 use keyward_proto::csi::v1::{
-    NodeExpandVolumeRequest, NodeExpandVolumeResponse, NodeGetCapabilitiesRequest, NodeGetCapabilitiesResponse,
-    NodeGetInfoRequest, NodeGetInfoResponse, NodeGetVolumeHealthRequest, NodeGetVolumeHealthResponse,
-    NodeGetVolumeStatsRequest, NodeGetVolumeStatsResponse, NodePublishVolumeRequest, NodePublishVolumeResponse,
-    NodeServiceCapability, NodeStageVolumeRequest, NodeStageVolumeResponse, NodeUnpublishVolumeRequest,
-    NodeUnpublishVolumeResponse, NodeUnstageVolumeRequest, NodeUnstageVolumeResponse, VolumeHealth,
-    VolumeHealthErrorType, VolumeUsage,
+    NodeExpandVolumeRequest, NodeExpandVolumeResponse, NodeGetCapabilitiesRequest,
+    NodeGetCapabilitiesResponse, NodeGetInfoRequest, NodeGetInfoResponse, NodeGetVolumeHealthRequest,
+    NodeGetVolumeHealthResponse, NodeGetVolumeStatsRequest, NodeGetVolumeStatsResponse,
+    NodePublishVolumeRequest, NodePublishVolumeResponse, NodeServiceCapability, NodeStageVolumeRequest,
+    NodeStageVolumeResponse, NodeUnpublishVolumeRequest, NodeUnpublishVolumeResponse,
+    NodeUnstageVolumeRequest, NodeUnstageVolumeResponse, VolumeHealth, VolumeHealthErrorType, VolumeUsage,
 };
 use tonic::{Request, Response, Status};
 
@@ -52,8 +52,10 @@ impl NodeRpc for NodeService {
         request: Request<NodeGetVolumeStatsRequest>,
     ) -> std::result::Result<Response<NodeGetVolumeStatsResponse>, Status> {
         let NodeGetVolumeStatsRequest { volume_id, volume_path, .. } = request.into_inner();
-        request::required(&[("volume_id", &volume_id), ("volume_path", &volume_path)]).map_err(|e| status(&e))?;
-        let Usage { bytes, inodes } = self.0.usage(&volume_id, &volume_path).map_err(|error| status(&error))?;
+        request::required(&[("volume_id", &volume_id), ("volume_path", &volume_path)])
+            .map_err(|e| status(&e))?;
+        let Usage { bytes, inodes } =
+            self.0.usage(&volume_id, &volume_path).map_err(|error| status(&error))?;
         let usage = |unit: Unit, (total, used): (u64, u64)| VolumeUsage {
             total: signed(total),
             used: signed(used),
@@ -73,7 +75,8 @@ impl NodeRpc for NodeService {
         let NodeGetVolumeHealthRequest { volume_id, volume_publish_path, .. } = request.into_inner();
         request::required(&[("volume_id", &volume_id), ("volume_publish_path", &volume_publish_path)])
             .map_err(|error| status(&error))?;
-        let complaints = self.0.complaints(&volume_id, &volume_publish_path).map_err(|error| status(&error))?;
+        let complaints =
+            self.0.complaints(&volume_id, &volume_publish_path).map_err(|error| status(&error))?;
         let health_statuses = complaints
             .into_iter()
             .map(|(reason, message)| VolumeHealthEntry {
@@ -91,12 +94,13 @@ impl NodeRpc for NodeService {
         &self,
         _: Request<NodeGetCapabilitiesRequest>,
     ) -> std::result::Result<Response<NodeGetCapabilitiesResponse>, Status> {
-        let capabilities = [rpc::Type::GetVolumeStats, rpc::Type::VolumeMountGroup, rpc::Type::GetVolumeHealth]
-            .into_iter()
-            .map(|rpc| NodeServiceCapability {
-                r#type: Some(node_service_capability::Type::Rpc(Rpc { r#type: rpc.into() })),
-            })
-            .collect();
+        let capabilities =
+            [rpc::Type::GetVolumeStats, rpc::Type::VolumeMountGroup, rpc::Type::GetVolumeHealth]
+                .into_iter()
+                .map(|rpc| NodeServiceCapability {
+                    r#type: Some(node_service_capability::Type::Rpc(Rpc { r#type: rpc.into() })),
+                })
+                .collect();
         Ok(Response::new(NodeGetCapabilitiesResponse { capabilities }))
     }
 

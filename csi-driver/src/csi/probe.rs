@@ -28,9 +28,12 @@ async fn ask(socket: &Path) -> Result<()> {
         async move { UnixStream::connect(path).await.map(TokioIo::new) }
     });
     // The authority that kubelet sends.
-    let channel = Endpoint::from_static("http://localhost").connect_with_connector(connect).await.map_err(|error| {
-        Error::new(Code::Connect, format!("nobody answers on {shown}")).detail(error)
-    })?;
+    let channel = Endpoint::from_static("http://localhost")
+        .connect_with_connector(connect)
+        .await
+        .map_err(|error| Error::new(Code::Connect, format!("nobody answers on {shown}")).detail(error))?;
     let answer = IdentityClient::new(channel).probe(ProbeRequest {}).await;
-    answer.map(drop).map_err(|status| Error::new(Code::ShuttingDown, format!("the driver says: {}", status.message())))
+    answer
+        .map(drop)
+        .map_err(|status| Error::new(Code::ShuttingDown, format!("the driver says: {}", status.message())))
 }

@@ -43,7 +43,9 @@ mod tests {
     #[test]
     fn what_may_pass_by_itself_is_not_final_for_kubelet_and_the_rest_is() {
         let code_of = |code| code_of_error(&Error::new(code, "why"));
-        for passing in [Code::VaultThrottled, Code::TokenUnavailable, Code::Timeout, Code::VaultProtocol, Code::Dns] {
+        for passing in
+            [Code::VaultThrottled, Code::TokenUnavailable, Code::Timeout, Code::VaultProtocol, Code::Dns]
+        {
             assert_eq!(code_of(passing), tonic::Code::Unavailable);
         }
         assert_eq!(code_of(Code::VolumeBusy), tonic::Code::Aborted);
@@ -59,7 +61,9 @@ mod tests {
 
     #[test]
     fn a_message_says_code_hop_object_and_identity_and_has_no_details() {
-        let error = Error::new(Code::VaultForbidden, "the vault refused").object("https://v/secrets/a").identity("client 1");
+        let error = Error::new(Code::VaultForbidden, "the vault refused")
+            .object("https://v/secrets/a")
+            .identity("client 1");
         let status = status(&error);
         assert!(status.details().is_empty());
         for part in ["KW_VAULT_FORBIDDEN", "hop: vault", "https://v/secrets/a", "client 1"] {

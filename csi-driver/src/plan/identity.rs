@@ -23,7 +23,9 @@ const BINDING: &str = "api://AKSIdentityBinding";
 impl Way {
     pub(crate) fn settings(&self) -> &SharedSettings {
         match self {
-            Self::Token { settings, .. } | Self::Secret { settings } | Self::Managed { settings, .. } => settings,
+            Self::Token { settings, .. } | Self::Secret { settings } | Self::Managed { settings, .. } => {
+                settings
+            }
         }
     }
 }
@@ -42,7 +44,8 @@ pub(crate) fn audiences(cloud: &Cloud) -> Vec<&'static str> {
 /// The identity of a volume that names its objects itself.
 pub(super) fn of_attributes(basis: &Basis, pod: &Pod, cloud: &Cloud) -> Result<Way> {
     let account = basis.account.as_ref();
-    let tenant = basis.asked.tenant_id.clone().or_else(|| account.and_then(|account| account.tenant_id.clone()));
+    let tenant =
+        basis.asked.tenant_id.clone().or_else(|| account.and_then(|account| account.tenant_id.clone()));
     let tenant = tenant.ok_or_else(|| missing(pod, "tenantID", "tenant-id"))?;
     application(basis, pod, cloud, tenant, basis.asked.client_id.clone())
 }
@@ -89,7 +92,8 @@ fn application(
     let authority_host = cloud.authority_host.clone();
     match (&basis.principal, client_id) {
         (Some(principal), None) => {
-            let settings = SharedSettings::ServicePrincipal { client_id: principal.clone(), tenant_id, authority_host };
+            let settings =
+                SharedSettings::ServicePrincipal { client_id: principal.clone(), tenant_id, authority_host };
             Ok(Way::Secret { settings })
         }
         (_, named) => {

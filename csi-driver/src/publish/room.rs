@@ -28,8 +28,9 @@ pub(crate) fn bytes_for(payload: usize, files: usize) -> u64 {
 impl Room for Grow {
     fn ensure(&self, directory: &OwnedFd, payload: usize, files: usize) -> Result<()> {
         let wanted = bytes_for(payload, files);
-        let stat = fstatvfs(directory)
-            .map_err(|errno| Error::new(Code::FileSystem, format!("the volume cannot be measured ({errno})")))?;
+        let stat = fstatvfs(directory).map_err(|errno| {
+            Error::new(Code::FileSystem, format!("the volume cannot be measured ({errno})"))
+        })?;
         if stat.f_blocks * stat.f_frsize >= wanted {
             return Ok(());
         }

@@ -34,7 +34,7 @@ pub(crate) fn credential(way: &Way, presented: &Presented, pod: &Pod) -> Result<
     match way {
         Way::Token { audiences, .. } => {
             let find = |audience: &&str| presented.tokens.iter().find(|token| token.audience == **audience);
-            let token = audiences.iter().find_map(|audience| find(&audience)).ok_or_else(|| {
+            let token = audiences.iter().find_map(find).ok_or_else(|| {
                 let wanted = audiences.first().copied().unwrap_or_default();
                 Error::new(
                     Code::TokenMissing,
@@ -60,19 +60,21 @@ fn check_claims(token: &SecretBytes, pod: &Pod) -> Result<()> {
     let mismatch = |what: &str| {
         Error::new(
             Code::ClaimsMismatch,
-            format!("the token that was passed belongs to another {what} than the volume of pod {}/{}", pod.namespace, pod.name),
+            format!(
+                "the token that was passed belongs to another {what} than the volume of pod {}/{}",
+                pod.namespace, pod.name
+            ),
         )
     };
-    let claims = parse_assertion_claims(token.expose())
-        .ok_or_else(|| Error::new(Code::ClaimsMismatch, "what was passed as a service account token is none"))?;
-    let subject = format!("system:serviceaccount:{}:{}", pod.namespace, pod.service_account);
-    if claims.subject != subject {
+    let claims = parse_assertion_claims(token.expose()).ok_or_else(|| {
+        Error::new(Code::ClaimsMismatch, "what was passed as a service account token is none")
+    })?;
+    // Every token that kubelet passes is bound to its pod and says so; one that does not is not from there.
+    let names = |claim: &Option<String>, own: &str| claim.as_deref() == Some(own);
+    if !names(&claims.namespace, &pod.namespace) || !names(&claims.service_account, &pod.service_account) {
         return Err(mismatch("service account"));
     }
     let same = |claim: &Option<String>, own: &str| claim.as_deref().is_none_or(|claim| claim == own);
-    if !same(&claims.namespace, &pod.namespace) || !same(&claims.service_account, &pod.service_account) {
-        return Err(mismatch("service account"));
-    }
     if !same(&claims.pod_uid, &pod.uid) || !same(&claims.pod_name, &pod.name) {
         return Err(mismatch("pod"));
     }

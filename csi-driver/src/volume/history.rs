@@ -39,7 +39,10 @@ impl Histories {
 
     /// For the record of the volume.
     pub(crate) fn write(&self) -> BTreeMap<String, Vec<Known>> {
-        self.0.iter().map(|(object, versions)| (object.clone(), versions.iter().map(Known::of).collect())).collect()
+        self.0
+            .iter()
+            .map(|(object, versions)| (object.clone(), versions.iter().map(Known::of).collect()))
+            .collect()
     }
 
     /// From the record of the volume.

@@ -63,7 +63,9 @@ struct Mind {
 /// The versions that readers have, as a status names them.
 pub(crate) fn versions(engine: &Engine, ids: &[(String, String)]) -> Vec<ObjectVersion> {
     let delivered = engine.versions();
-    let version = |name: &str| delivered.iter().find(|(known, _)| known == name).map(|(_, version)| version.to_string());
+    let version = |name: &str| {
+        delivered.iter().find(|(known, _)| known == name).map(|(_, version)| version.to_string())
+    };
     let mut objects: Vec<_> = ids
         .iter()
         .filter_map(|(name, id)| Some(ObjectVersion { id: id.clone(), version: version(name)? }))
@@ -80,7 +82,10 @@ impl Keeper {
         let mut classes = self.classes();
         self.look_around(&mut mind);
         loop {
-            let timer = [mind.sweep.map(|(at, _)| at), mind.renew, mind.relist, mind.retry].into_iter().flatten().min();
+            let timer = [mind.sweep.map(|(at, _)| at), mind.renew, mind.relist, mind.retry]
+                .into_iter()
+                .flatten()
+                .min();
             tokio::select! {
                 biased;
                 order = orders.recv() => match order {
@@ -123,7 +128,13 @@ impl Keeper {
         }
         if !self.histories.is_empty() {
             mind.relist = Some(now + self.node.settings.config.rotation.interval * RELIST);
-            let newest: Vec<_> = self.plan.objects.iter().filter(|object| object.history > 0).map(|object| object.spec.clone()).collect();
+            let newest: Vec<_> = self
+                .plan
+                .objects
+                .iter()
+                .filter(|object| object.history > 0)
+                .map(|object| object.spec.clone())
+                .collect();
             mind.newest = Some(self.node.broker.watch(items(&newest, &self.tenant)));
         }
     }
@@ -160,7 +171,7 @@ impl Keeper {
     /// A fresh credential serves whatever waits for one.
     async fn presented(&mut self, mind: &mut Mind) {
         if let Ok(credential) = credential(&self.plan.way, &self.volume.presented(), &self.volume.pod) {
-            self.tenant.shared.present(self.volume.place.volume_id(), credential);
+            self.node.identities.lend(&self.tenant, self.volume.place.volume_id(), credential);
         }
         if self.engine.is_unproved() {
             mind.failures = 0;
@@ -201,7 +212,8 @@ impl Keeper {
         let changed: Vec<_> = pass.changed.iter().map(|change| change.name.clone()).collect();
         self.after(pass, mind);
         if was_complete && !changed.is_empty() {
-            let of = |name: &String| self.ids.iter().find(|(known, _)| known == name).map(|(_, id)| id.clone());
+            let of =
+                |name: &String| self.ids.iter().find(|(known, _)| known == name).map(|(_, id)| id.clone());
             self.teller.rotated(versions(&self.engine, &self.ids), changed.iter().filter_map(of).collect());
         }
     }
@@ -211,7 +223,8 @@ impl Keeper {
             return Ok(());
         }
         let credential = credential(&self.plan.way, &self.volume.presented(), &self.volume.pod)?;
-        let proved = timeout(PATIENCE, self.tenant.shared.prove(&credential, &self.tenant.audience)).await;
+        let proof = self.node.identities.prove(&self.tenant, &credential, &self.volume.pod);
+        let proved = timeout(PATIENCE, proof).await;
         proved.map_err(|_| Error::new(Code::Timeout, "the token endpoint did not answer"))?
     }
 
@@ -298,7 +311,9 @@ impl Keeper {
         let applied = self.record.basis.class.as_ref()?;
         let classes = self.node.cluster.as_ref()?.classes();
         // A class that was deleted, or is not known, leaves the volume as it is.
-        let Lookup::Found(class) = classes.get(&self.volume.pod.namespace, &applied.name) else { return None };
+        let Lookup::Found(class) = classes.get(&self.volume.pod.namespace, &applied.name) else {
+            return None;
+        };
         let same = class.provider == applied.provider && class.parameters == applied.parameters;
         (!same).then(|| ClassText {
             name: class.name.clone(),
@@ -313,8 +328,8 @@ impl Keeper {
         let tenant = self.node.identities.join(plan.way.settings(), &plan.cloud)?;
         if !matches!(plan.way, Way::Managed { .. }) {
             let credential = credential(&plan.way, &self.volume.presented(), pod)?;
-            tenant.shared.prove(&credential, &tenant.audience).await?;
-            tenant.shared.present(self.volume.place.volume_id(), credential);
+            self.node.identities.prove(&tenant, &credential, pod).await?;
+            self.node.identities.lend(&tenant, self.volume.place.volume_id(), credential);
         }
         let histories = Histories::list(&plan, &tenant.provider).await?;
         let expanded = plan.expand(&|object| histories.of(object))?;
@@ -348,7 +363,9 @@ impl Keeper {
             Err(None) => return,
         }
         let declared = pending.declared();
-        let Some(Pending { plan, basis, tenant, expanded, histories, .. }) = mind.pending.take() else { return };
+        let Some(Pending { plan, basis, tenant, expanded, histories, .. }) = mind.pending.take() else {
+            return;
+        };
         if !Arc::ptr_eq(&self.tenant, &tenant) {
             self.tenant.shared.withdraw(self.volume.place.volume_id());
         }

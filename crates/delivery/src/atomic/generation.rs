@@ -52,18 +52,21 @@ pub(super) fn write(
     .map_err(failed_on)?;
 
     // Paths come sorted, so all that share a directory follow each other, and a stack of the directories on the way
-    // to the last file is enough to make and open each of them once.
+    // to the last file is enough to make and open each of them once. A directory gets its mode when all of it is there:
+    // a process without capabilities that is not in the group loses the setgid bit by that, and with it what the files
+    // inside inherit.
     let mut open: Vec<(&str, OwnedFd)> = Vec::new();
     for (path, file) in &tree.files {
         let failed = |errno| beneath::failure(&format!("write {path}"), errno);
         let mut elements: Vec<&str> = path.elements().collect();
         let Some(file_name) = elements.pop() else { continue };
         let shared = open.iter().zip(&elements).take_while(|((have, _), want)| have == *want).count();
-        open.truncate(shared);
+        for (_, left) in open.drain(shared..).rev() {
+            set_mode(&left, 0o755 | setgid).map_err(failed)?;
+        }
         for element in &elements[shared..] {
             let parent = open.last().map_or(root.as_fd(), |(_, fd)| fd.as_fd());
             let made = beneath::create_directory(parent, element).map_err(failed)?;
-            set_mode(&made, 0o755 | setgid).map_err(failed)?;
             open.push((element, made));
         }
         let parent = open.last().map_or(root.as_fd(), |(_, fd)| fd.as_fd());
@@ -73,6 +76,9 @@ pub(super) fn write(
         set_mode(&made, file.mode).map_err(failed)?;
         set_owner(&made, file, owner).map_err(|errno| owner_refused(path.as_str(), file, errno))?;
         beneath::write_all(&made, file.content.expose()).map_err(failed)?;
+    }
+    for (_, left) in open.iter().rev() {
+        set_mode(left, 0o755 | setgid).map_err(failed_on)?;
     }
     set_mode(&root, 0o755 | setgid).map_err(failed_on)
 }

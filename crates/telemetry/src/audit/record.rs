@@ -253,7 +253,11 @@ impl<'a> Written<'a> {
 enum ActorText<'a> {
     Keyward,
     Any,
-    Peer { uid: u32, gid: u32, pid: i32 },
+    Peer {
+        uid: u32,
+        gid: u32,
+        pid: i32,
+    },
     Pod {
         namespace: &'a str,
         name: &'a str,

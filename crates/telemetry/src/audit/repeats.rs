@@ -207,10 +207,9 @@ impl PartialEq for Caller<'_> {
     fn eq(&self, other: &Self) -> bool {
         match (self.0, other.0) {
             (Actor::Peer { uid, gid, .. }, Actor::Peer { uid: u, gid: g, .. }) => (uid, gid) == (u, g),
-            (
-                Actor::PodPeer { pod, uid, gid, .. },
-                Actor::PodPeer { pod: other, uid: u, gid: g, .. },
-            ) => (pod, uid, gid) == (other, u, g),
+            (Actor::PodPeer { pod, uid, gid, .. }, Actor::PodPeer { pod: other, uid: u, gid: g, .. }) => {
+                (pod, uid, gid) == (other, u, g)
+            }
             (a, b) => a == b,
         }
     }

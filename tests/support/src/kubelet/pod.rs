@@ -58,7 +58,8 @@ impl Pod {
     #[must_use]
     pub fn new(namespace: &str, name: &str, service_account: &str) -> Self {
         let hash = hex::encode(Sha256::digest(format!("{namespace}/{name}")));
-        let uid = format!("{}-{}-{}-{}-{}", &hash[..8], &hash[8..12], &hash[12..16], &hash[16..20], &hash[20..32]);
+        let uid =
+            format!("{}-{}-{}-{}-{}", &hash[..8], &hash[8..12], &hash[12..16], &hash[16..20], &hash[20..32]);
         Self {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
@@ -76,7 +77,10 @@ impl Pod {
             name: "secrets".to_owned(),
             driver: driver.to_owned(),
             read_only: true,
-            attributes: attributes.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+            attributes: attributes
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect(),
             secrets: HashMap::new(),
         }
     }
@@ -123,7 +127,10 @@ impl Kubelet {
                 .tokens
                 .iter()
                 .map(|(audience, token)| {
-                    (audience.clone(), serde_json::json!({"token": token, "expirationTimestamp": "2099-01-01T00:00:00Z"}))
+                    (
+                        audience.clone(),
+                        serde_json::json!({"token": token, "expirationTimestamp": "2099-01-01T00:00:00Z"}),
+                    )
                 })
                 .collect();
             let text = serde_json::Value::Object(tokens).to_string();
@@ -199,6 +206,10 @@ impl Kubelet {
 pub(crate) fn is_final(code: Code) -> bool {
     !matches!(
         code,
-        Code::Cancelled | Code::DeadlineExceeded | Code::Unavailable | Code::ResourceExhausted | Code::Aborted
+        Code::Cancelled
+            | Code::DeadlineExceeded
+            | Code::Unavailable
+            | Code::ResourceExhausted
+            | Code::Aborted
     )
 }

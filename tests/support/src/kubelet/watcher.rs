@@ -70,11 +70,13 @@ impl Kubelet {
             let endpoint = PathBuf::from(&info.endpoint);
             let mut request = Request::new(NodeGetInfoRequest {});
             request.set_timeout(super::CALL);
-            let node = NodeClient::new(Self::channel(&endpoint).await.expect("the CSI socket listens before registration"))
-                .node_get_info(request)
-                .await
-                .expect("NodeGetInfo")
-                .into_inner();
+            let node = NodeClient::new(
+                Self::channel(&endpoint).await.expect("the CSI socket listens before registration"),
+            )
+            .node_get_info(request)
+            .await
+            .expect("NodeGetInfo")
+            .into_inner();
             assert!(!node.node_id.is_empty());
             let verdict = RegistrationStatus { plugin_registered: true, error: String::new() };
             client.notify_registration_status(verdict).await.expect("NotifyRegistrationStatus");

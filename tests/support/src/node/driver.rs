@@ -83,7 +83,8 @@ impl Driver {
 
     /// Sends SIGTERM and waits.
     pub async fn stop(&mut self) -> ExitStatus {
-        let pid = rustix::process::Pid::from_raw(i32::try_from(self.mounter()).expect("a pid")).expect("a pid");
+        let pid =
+            rustix::process::Pid::from_raw(i32::try_from(self.mounter()).expect("a pid")).expect("a pid");
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
         self.ended().await
     }
