@@ -170,7 +170,6 @@ async fn supervise(
     let heartbeat = node.health.watch("supervisor", 3 * CONFIRM);
     let mut tick = tokio::time::interval(CONFIRM);
     loop {
-        heartbeat.beat(3 * CONFIRM);
         node.health.set(Condition::Driver, node.is_ready());
         node.health.set(Condition::Audit, log.is_healthy());
         tokio::select! {
@@ -197,6 +196,11 @@ async fn supervise(
             },
             () = facts.changed() => {}
             _ = tick.tick() => {
+                // Alive is who reaches the mounter, not who merely runs.
+                match node.is_alive().await {
+                    Ok(()) => heartbeat.beat(3 * CONFIRM),
+                    Err(error) => tracing::error!(%error, "the mounter does not answer"),
+                }
                 node.identities.sweep();
                 node.dirty.notify_one();
             }

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use rustix::fs::{AtFlags, FileType, readlinkat, statat};
+use rustix::fs::{AtFlags, FileType, fstat, readlinkat, statat};
 use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use credentials::{Presented, credential};
@@ -27,8 +27,6 @@ pub(crate) struct Volume {
     pub(crate) pod: Pod,
     /// The root of a writable view that is mounted nowhere.
     pub(crate) root: OwnedFd,
-    /// Which tmpfs it is.
-    device: Mutex<Option<u64>>,
     presented: Mutex<Presented>,
     face: Mutex<Vec<(&'static str, String)>>,
     orders: mpsc::Sender<Order>,
@@ -62,7 +60,6 @@ impl Volume {
             target,
             pod,
             root,
-            device: Mutex::default(),
             presented: Mutex::new(presented),
             face: Mutex::default(),
             orders,
@@ -74,8 +71,9 @@ impl Volume {
     /// by. The kernel is asked each time; of the files only the marker is looked at.
     pub(crate) fn is_intact(&self, found: &Found) -> Intact {
         let Found::Ours(mount) = found else { return Intact::Gone };
-        let known = *self.device.lock().get_or_insert(mount.device);
-        if known != mount.device || !mount.read_only {
+        // The same tmpfs that is written to, and not another that was mounted over it.
+        let same = fstat(&self.root).is_ok_and(|root| root.st_dev == mount.device && root.st_ino == mount.inode);
+        if !same || !mount.read_only {
             return Intact::Gone;
         }
         if marker(&self.root) { Intact::Whole } else { Intact::Damaged }

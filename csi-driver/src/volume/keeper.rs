@@ -24,8 +24,9 @@ const GRACE: Duration = Duration::from_secs(30);
 /// Proofs that cannot be renewed are tried again after this, doubling.
 const RETRY: Duration = Duration::from_secs(5);
 const RETRY_LIMIT: Duration = Duration::from_secs(60);
-/// A proof lapses after ten minutes; a volume whose lookups could come at any time renews it before.
-const RENEW: Duration = Duration::from_secs(8 * 60);
+/// A proof lapses after ten minutes; a volume whose lookups could come at any time renews it then, one whose files
+/// change renews it when they do.
+const RENEW: Duration = Duration::from_secs(10 * 60);
 /// Steps of an edit that ask somebody.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Versions that were disabled show in no other way than by listing again.
@@ -80,7 +81,13 @@ impl Keeper {
         let mut mind = Mind::default();
         self.schedule(&mut mind);
         let mut classes = self.classes();
-        self.look_around(&mut mind);
+        if self.engine.is_complete() {
+            self.look_around(&mut mind);
+        } else {
+            // Gone on with after a restart: what it holds is shown at once, and what was left behind is swept.
+            mind.sweep = Some((Instant::now() + GRACE, 2));
+            self.deliver(&mut mind).await;
+        }
         loop {
             let timer = [mind.sweep.map(|(at, _)| at), mind.renew, mind.relist, mind.retry]
                 .into_iter()
@@ -124,7 +131,7 @@ impl Keeper {
     fn schedule(&self, mind: &mut Mind) {
         let now = Instant::now();
         if self.serving.is_some() {
-            mind.renew = Some(now + RENEW.mul_f64(1.0 - 0.2 * fastrand::f64()));
+            mind.renew = Some(now + RENEW);
         }
         if !self.histories.is_empty() {
             mind.relist = Some(now + self.node.settings.config.rotation.interval * RELIST);
