@@ -1,7 +1,5 @@
 //! The broker's composition root: the only file that names concrete types.
 
-mod signals;
-
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,6 +13,7 @@ use keyward_core::{Clock, Code, Error, Result, SystemClock};
 use keyward_egress::{Egress, EgressSettings, Files};
 use keyward_kubernetes::{Cluster, ClusterSettings};
 use keyward_telemetry::health::{Condition, Health};
+use keyward_telemetry::signals::{Arrived, Signals};
 use keyward_telemetry::{Metrics, admin, setup as telemetry};
 use keyward_volume::Kept;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -31,7 +30,6 @@ use crate::mounts::{Mounts, Socket};
 use crate::node::{self, Node};
 use crate::registration::{self, watched};
 use crate::state::State;
-use signals::{Arrived, Signals};
 
 /// As metrics and traces name the process.
 const NAME: &str = "keyward-csi-driver";

@@ -38,7 +38,7 @@ impl Node {
                 }
                 // The files stay as they are; kubelet's next call brings what is needed to go on.
                 Err(error) => {
-                    tracing::warn!(volume = volume_id, %error, "a mounted volume waits for kubelet's next call")
+                    tracing::warn!(volume = volume_id, %error, "a mounted volume waits for kubelet's next call");
                 }
             }
         }

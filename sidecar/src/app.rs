@@ -16,6 +16,7 @@ use keyward_delivery::notify::Notifier;
 use keyward_egress::Files;
 use keyward_telemetry::audit::AuditLog;
 use keyward_telemetry::health::{Condition, Health};
+use keyward_telemetry::signals::{Arrived, Signals};
 use keyward_telemetry::{Metrics, admin, setup as telemetry};
 use keyward_volume::{Kept, Parts, Pass};
 use tokio::sync::watch;
@@ -24,7 +25,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::Setup;
 use crate::engine::{ACTOR, Engine, GRACE, prepare};
-use crate::signals::{Arrived, Signals};
 use crate::supervisor;
 use upstream::Upstream;
 

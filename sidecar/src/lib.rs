@@ -7,7 +7,6 @@ mod app;
 mod args;
 mod engine;
 mod harden;
-mod signals;
 mod supervisor;
 
 use std::ffi::OsString;

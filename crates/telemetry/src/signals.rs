@@ -1,8 +1,10 @@
+//! What a supervisor tells a daemon.
+
 use keyward_core::{Code, Error, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// SIGTERM and SIGINT end the process after a drain; SIGHUP reads the configuration again.
-pub(crate) struct Signals {
+pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
@@ -10,7 +12,7 @@ pub(crate) struct Signals {
 
 /// What arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Arrived {
+pub enum Arrived {
     /// End.
     Stop,
     /// Read the configuration again.
@@ -22,7 +24,7 @@ impl Signals {
     ///
     /// # Errors
     /// `KW_INTERNAL` when a handler cannot be installed.
-    pub(crate) fn listen() -> Result<Self> {
+    pub fn listen() -> Result<Self> {
         let on = |kind| {
             signal(kind)
                 .map_err(|error| Error::new(Code::Internal, "signals cannot be received").detail(error))
@@ -35,7 +37,7 @@ impl Signals {
     }
 
     /// The next signal. Cancel-safe.
-    pub(crate) async fn next(&mut self) -> Arrived {
+    pub async fn next(&mut self) -> Arrived {
         tokio::select! {
             _ = self.terminate.recv() => Arrived::Stop,
             _ = self.interrupt.recv() => Arrived::Stop,
