@@ -164,6 +164,7 @@ fn action(matches: &ArgMatches, words: &[OsString], is_broker: bool) -> Result<A
     let broker_args = std::iter::once(OsString::from(BROKER)).chain(words.iter().skip(1).cloned()).collect();
     Ok(Action::Mount {
         settings: mounter::Settings {
+            driver_name,
             kubelet_dir,
             endpoint: socket,
             registration_socket,

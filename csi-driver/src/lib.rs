@@ -73,7 +73,7 @@ fn on_runtime(run: impl Future<Output = Result<()>>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .thread_keep_alive(std::time::Duration::from_secs(1))
-        .max_blocking_threads(8)
+        .max_blocking_threads(32)
         .build()
         .map_err(|error| Error::new(Code::Internal, "the runtime cannot start").detail(error))?;
     let result = runtime.block_on(run);

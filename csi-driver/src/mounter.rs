@@ -27,6 +27,8 @@ use keyward_core::Result;
 /// What the mounter is told on its command line.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// The driver's name, as kubelet writes it beside each volume.
+    pub driver_name: String,
     /// Kubelet's root directory, at the same path as on the host.
     pub kubelet_dir: PathBuf,
     /// Where the CSI socket is bound.

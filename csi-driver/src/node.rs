@@ -215,14 +215,14 @@ impl Node {
     /// What of a volume is not as it was declared, each as a word and a sentence.
     ///
     /// # Errors
-    /// As [`Self::usage`].
+    /// As [`Self::usage`]; the path may be empty.
     pub(crate) fn complaints(&self, volume_id: &str, path: &str) -> Result<Vec<(&'static str, String)>> {
         Ok(self.served(volume_id, path)?.complaints())
     }
 
     fn served(&self, volume_id: &str, path: &str) -> Result<Arc<Volume>> {
         self.volume(volume_id)
-            .filter(|volume| volume.target == path)
+            .filter(|volume| volume.target == path || path.is_empty())
             .ok_or_else(|| Error::new(Code::UnknownName, "the volume is not published at this path"))
     }
 

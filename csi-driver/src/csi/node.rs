@@ -73,8 +73,7 @@ impl NodeRpc for NodeService {
         request: Request<NodeGetVolumeHealthRequest>,
     ) -> std::result::Result<Response<NodeGetVolumeHealthResponse>, Status> {
         let NodeGetVolumeHealthRequest { volume_id, volume_publish_path, .. } = request.into_inner();
-        request::required(&[("volume_id", &volume_id), ("volume_publish_path", &volume_publish_path)])
-            .map_err(|error| status(&error))?;
+        request::required(&[("volume_id", &volume_id)]).map_err(|error| status(&error))?;
         let complaints =
             self.0.complaints(&volume_id, &volume_publish_path).map_err(|error| status(&error))?;
         let health_statuses = complaints

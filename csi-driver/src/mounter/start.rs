@@ -52,7 +52,7 @@ pub(super) fn confined(settings: &Settings, broker: &Broker) -> Result<Mounter> 
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET).map_err(failed("leave the namespaces"))?;
     let table = Table::open().map_err(failed("read the mount table"))?;
     let waiting = Waiting::new(state::waiting_room(settings, &table)?, settings.allow_swap);
-    let targets = Targets::open(&settings.kubelet_dir, table).map_err(|errno| {
+    let targets = Targets::open(settings, table).map_err(|errno| {
         Error::new(
             Code::FileSystem,
             format!(

@@ -62,10 +62,22 @@ pub(super) fn waiting_room(settings: &Settings, table: &Table) -> Result<OwnedFd
     let failed = |what: &'static str| move |errno: Errno| failure(settings, what, &errno);
     let directory = open(&settings.state_dir).map_err(failed("open the state directory"))?;
     // What is mounted on a shared mount appears in other namespaces, and could not be moved away again.
-    let below = statx(&directory, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)
+    let found = statx(&directory, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID);
+    let mount_id = found.map(|found| found.stx_mnt_id).ok();
+    let below = found
         .and_then(|found| table.path_of(found.stx_mnt_id))
         .map_err(failed("find the mount of the state directory"))?
         .ok_or_else(|| failure(settings, "find the mount of the state directory", &Errno::NOENT))?;
+    let pods = statx(CWD, settings.kubelet_dir.join("pods"), AtFlags::empty(), StatxFlags::MNT_ID);
+    if pods.is_ok_and(|pods| Some(pods.stx_mnt_id) == mount_id) {
+        return Err(Error::new(
+            Code::ConfigInvalid,
+            format!(
+                "the state directory {} is on the same mount as kubelet's pods; give it a mount of its own",
+                settings.state_dir.display()
+            ),
+        ));
+    }
     mount_change(&below, MountPropagationFlags::PRIVATE).map_err(failed("keep the waiting room private"))?;
     let (mount, _) = make(&Plan {
         source: WAITING,
@@ -103,7 +115,7 @@ fn unmade(settings: &Settings, failed: Failed) -> Error {
         Failed::Swap => Error::new(
             Code::TmpfsRequired,
             "swap is on and this kernel knows no tmpfs without swap, so that secrets could reach a disk; switch swap \
-             off, use a kernel from 6.4 on, or start the driver with --allow-swap",
+             off, use a kernel from 6.4 on, or allow it with `files.allowSwap: true`",
         ),
     }
 }

@@ -1,5 +1,6 @@
 //! The volumes' targets below kubelet's `pods` directory. Whatever is there is looked at each time and remembered never.
 
+use std::io::Read as _;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -10,11 +11,14 @@ use rustix::fs::{
 use rustix::io::{Errno, Result};
 use rustix::mount::{UnmountFlags, unmount};
 
+use super::Settings;
 use super::table::{Row, Table, VOLUME};
 use super::tmpfs::{grow, writable_view};
 use crate::protocol::{Found, Place, Reason, Volume};
 
 const TARGET: &str = "mount";
+/// Kubelet's record of a volume has a few hundred bytes.
+const LARGEST_RECORD: u64 = 64 << 10;
 const RESOLVE: ResolveFlags =
     ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
@@ -43,18 +47,19 @@ pub(super) struct Targets {
     pods: OwnedFd,
     /// Its path as the mount table writes it.
     path: PathBuf,
+    driver: String,
     table: Table,
 }
 
 impl Targets {
-    pub(super) fn open(kubelet_dir: &Path, table: Table) -> Result<Self> {
-        let pods = kubelet_dir.join("pods");
+    pub(super) fn open(settings: &Settings, table: Table) -> Result<Self> {
+        let pods = settings.kubelet_dir.join("pods");
         let pods = openat(CWD, pods, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         let path = rustix::fs::readlinkat(CWD, format!("/proc/self/fd/{}", pods.as_raw_fd()), Vec::new())?;
         let path = PathBuf::from(std::ffi::OsString::from(
             <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(path.as_bytes()),
         ));
-        Ok(Self { pods, path, table })
+        Ok(Self { pods, path, driver: settings.driver_name.clone(), table })
     }
 
     pub(super) fn inspect(&mut self, place: &Place) -> Answer<Found> {
@@ -68,6 +73,9 @@ impl Targets {
     /// Opens the target for a mount on it, and makes it if it is missing. The second value tells whether it was made.
     pub(super) fn make(&mut self, place: &Place) -> Answer<(OwnedFd, bool)> {
         let volume = self.volume(place)?.ok_or(Reason::NoVolume)?;
+        if other_driver(&volume, &self.driver) {
+            return Err(Reason::OtherDriver.into());
+        }
         let made = match mkdirat(&volume, TARGET, Mode::from_raw_mode(0o750)) {
             Ok(()) => true,
             Err(Errno::EXIST) => false,
@@ -185,6 +193,22 @@ impl Targets {
             noswap: row.noswap,
         }))
     }
+}
+
+/// Whether kubelet's own record beside the volume names another driver: what is not ours to serve must not be served,
+/// whoever asks. Kubelet writes the record before it calls.
+fn other_driver(volume: &OwnedFd, own: &str) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Record {
+        #[serde(rename = "driverName")]
+        driver: Option<String>,
+    }
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let Ok(file) = openat2(volume, "vol_data.json", flags, Mode::empty(), RESOLVE) else { return false };
+    let mut text = Vec::new();
+    let read = std::fs::File::from(file).take(LARGEST_RECORD).read_to_end(&mut text);
+    let record = read.ok().and_then(|_| serde_json::from_slice::<Record>(&text).ok());
+    record.and_then(|record| record.driver).is_some_and(|driver| driver != own)
 }
 
 fn open_target(volume: &OwnedFd) -> Answer<OwnedFd> {

@@ -13,7 +13,7 @@ pub(super) fn refused(reply: Reply, what: &str) -> Result<Reply> {
         Reason::Malformed => "the mounter does not understand the request".to_owned(),
         Reason::Swap => {
             "swap is on and this kernel knows no tmpfs without swap, so that secrets could reach a disk; \
-                         switch swap off, use a kernel from 6.4 on, or start the driver with --allow-swap"
+                         switch swap off, use a kernel from 6.4 on, or allow it with `files.allowSwap: true`"
                 .to_owned()
         }
         Reason::Limit => "too many volumes wait to be mounted, or this one is too large".to_owned(),
@@ -29,6 +29,7 @@ pub(super) fn refused(reply: Reply, what: &str) -> Result<Reply> {
         }
         Reason::NotOurFile => "it is not a regular file on a tmpfs of this driver".to_owned(),
         Reason::NoSocket => "no path is configured for it".to_owned(),
+        Reason::OtherDriver => "kubelet made this volume for another driver".to_owned(),
     };
     Err(Error::new(code(reason, &kernel), format!("cannot {what}: {why}")))
 }

@@ -62,10 +62,12 @@ pub enum Reason {
     NotOurFile,
     /// This socket is not configured.
     NoSocket,
+    /// Kubelet made the volume's directory for another driver.
+    OtherDriver,
 }
 
 impl Reason {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Malformed,
         Self::Kernel,
         Self::Swap,
@@ -78,6 +80,7 @@ impl Reason {
         Self::NotDirectory,
         Self::NotOurFile,
         Self::NoSocket,
+        Self::OtherDriver,
     ];
 }
 

@@ -23,6 +23,7 @@ fn main() -> ExitCode {
     let path = |index: usize| PathBuf::from(&arguments[index]);
     match arguments[0].to_str() {
         Some("mounter") => mounter::run(Settings {
+            driver_name: "csi.keyward.dev".to_owned(),
             kubelet_dir: path(1).join("kubelet"),
             endpoint: path(3).join("csi.sock"),
             registration_socket: Some(path(1).join("registry/keyward-reg.sock")),

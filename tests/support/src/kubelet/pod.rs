@@ -163,7 +163,13 @@ impl Kubelet {
     pub async fn publish(&self, volume: &PodVolume, context: &Context) -> Result<(), Status> {
         let directory = self.directory(volume);
         std::fs::create_dir_all(&directory).expect("a directory");
-        std::fs::write(directory.join("vol_data.json"), "{}").expect("vol_data.json");
+        let data = serde_json::json!({
+            "driverName": volume.driver,
+            "specVolID": volume.name,
+            "volumeHandle": volume.id(),
+            "volumeLifecycleMode": "Ephemeral",
+        });
+        std::fs::write(directory.join("vol_data.json"), data.to_string()).expect("vol_data.json");
         let mut request = Request::new(self.request(volume, context));
         request.set_timeout(CALL);
         let answer = match self.node(&volume.driver).await {
