@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,17 +27,7 @@ use crate::volume::Volume;
 
 /// The node plugin: all volumes of this node, and what they share.
 pub(crate) struct Node {
-    pub(crate) settings: Settings,
-    pub(crate) mounts: Mounts,
-    pub(crate) state: State,
-    pub(crate) broker: Arc<Broker>,
-    pub(crate) identities: Identities,
-    pub(crate) cluster: Option<Arc<Cluster>>,
-    pub(crate) facts: Facts,
-    pub(crate) audit: Arc<dyn AuditSink>,
-    pub(crate) observer: Arc<dyn Observer>,
-    pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) health: Health,
+    parts: Parts,
     /// Woken when what a restart should find has changed.
     pub(crate) dirty: Notify,
     guards: Guards,
@@ -75,37 +66,17 @@ pub(crate) struct Usage {
 /// The mounter answers within this time or is stuck.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(3);
 
+impl Deref for Node {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.parts
+    }
+}
+
 impl Node {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
-        let Parts {
-            settings,
-            mounts,
-            state,
-            broker,
-            identities,
-            cluster,
-            facts,
-            audit,
-            observer,
-            clock,
-            health,
-        } = parts;
-        Arc::new(Self {
-            settings,
-            mounts,
-            state,
-            broker,
-            identities,
-            cluster,
-            facts,
-            audit,
-            observer,
-            clock,
-            health,
-            dirty: Notify::new(),
-            guards: Guards::default(),
-            volumes: Mutex::default(),
-        })
+        Arc::new(Self { parts, dirty: Notify::new(), guards: Guards::default(), volumes: Mutex::default() })
     }
 
     /// The right to change a volume.

@@ -1,16 +1,19 @@
 //! NodePublishVolume: commit, then mount (promise 1).
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use keyward_core::{Code, Error, ErrorKind, Result};
 use keyward_delivery::atomic::AtomicDirectory;
 use keyward_delivery::tree::Tree;
+use keyward_identity::Credential;
 use keyward_proto::csi::v1::NodePublishVolumeRequest;
 use keyward_volume::{Declared, Engine, Outputs, Parts};
 use tokio::time::{Instant, timeout_at};
 
-use crate::mounts::{Detached, Found, Tmpfs};
+use crate::identities::Tenant;
+use crate::mounts::{Detached, Found, Place, Tmpfs};
 use crate::node::Node;
 use crate::plan::{Account, Basis, ClassText, Expanded, Plan, Way};
 use crate::request::{Pod, Wanted};
@@ -171,7 +174,7 @@ impl Node {
         );
         record.histories = histories.write();
         let detached = self.stage(wanted, &tree).await?;
-        let outputs = self.outputs(detached.directory()?, wanted).await?;
+        let outputs = self.outputs(detached.directory()?, wanted.place.clone()).await?;
         engine.set_outputs(outputs);
         if let Some(error) = engine.pass().await.failure {
             return Err(error);
@@ -267,8 +270,8 @@ impl Node {
         plan: &Plan,
         presented: &Presented,
         pod: &Pod,
-        tenant: &crate::identities::Tenant,
-    ) -> Result<keyward_identity::Credential> {
+        tenant: &Tenant,
+    ) -> Result<Credential> {
         let credential = credential(&plan.way, presented, pod)?;
         if !matches!(plan.way, Way::Managed { .. }) {
             self.identities.prove(tenant, &credential, pod).await?;
@@ -317,15 +320,11 @@ impl Node {
         self.blocking(move |mounts| mounts.create(&tmpfs)).await
     }
 
-    pub(crate) async fn outputs(&self, directory: std::os::fd::OwnedFd, wanted: &Wanted) -> Result<Outputs> {
-        self.outputs_at(directory, wanted.place.clone()).await
-    }
-
-    pub(crate) async fn outputs_at(
-        &self,
-        directory: std::os::fd::OwnedFd,
-        place: crate::mounts::Place,
-    ) -> Result<Outputs> {
+    /// Where the files of a volume go, with whatever an earlier start committed.
+    ///
+    /// # Errors
+    /// `KW_FILE_SYSTEM`.
+    pub(crate) async fn outputs(&self, directory: OwnedFd, place: Place) -> Result<Outputs> {
         self.blocking(move |mounts| {
             let owner = Arc::new(Owner(mounts.clone()));
             let mut directory = AtomicDirectory::open_with(directory, owner)?;
@@ -337,12 +336,7 @@ impl Node {
     }
 
     /// The record comes first: what is mounted is remembered, and what is remembered but not mounted is swept.
-    async fn commit(
-        &self,
-        wanted: &Wanted,
-        detached: Detached,
-        record: &Record,
-    ) -> Result<std::os::fd::OwnedFd> {
+    async fn commit(&self, wanted: &Wanted, detached: Detached, record: &Record) -> Result<OwnedFd> {
         let (place, state, record) = (wanted.place.clone(), self.state.clone(), record.clone());
         self.blocking(move |_| {
             state.save(place.volume_id(), &record)?;

@@ -83,7 +83,7 @@ impl Node {
             .try_clone()
             .map_err(|error| Error::new(Code::Internal, "there is no file descriptor left").detail(error))?;
         // Sweeps what a killed driver left half written.
-        let outputs = self.outputs_at(again, place.clone()).await?;
+        let outputs = self.outputs(again, place.clone()).await?;
         let engine = Engine::new(self.parts(&record.pod), declared, Some(outputs));
         let serving = if record.grpc {
             Some(Serving::start(self, &root, engine.view(), record.basis.group, &record.pod)?)
