@@ -108,7 +108,7 @@ func (b *bridge) NodePublishVolume(ctx context.Context, request *csi.NodePublish
 		context["csi.storage.k8s.io/"+key] = value
 	}
 	if path != "" {
-		if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
+		if err := b.prepare(path); err != nil {
 			return nil, err
 		}
 		b.mutex.Lock()
@@ -129,6 +129,19 @@ func (b *bridge) NodePublishVolume(ctx context.Context, request *csi.NodePublish
 		b.mutex.Unlock()
 	}
 	return answer, err
+}
+
+// SetUpAt: the directory that the target belongs into, and kubelet's record beside it.
+func (b *bridge) prepare(target string) error {
+	directory := filepath.Dir(target)
+	if err := os.MkdirAll(directory, 0o750); err != nil {
+		return err
+	}
+	record, err := json.Marshal(map[string]string{"driverName": b.world.Driver, "volumeLifecycleMode": "Ephemeral"})
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(directory, "vol_data.json"), record, 0o600)
 }
 
 func (b *bridge) NodeUnpublishVolume(ctx context.Context, request *csi.NodeUnpublishVolumeRequest) (*csi.NodeUnpublishVolumeResponse, error) {
