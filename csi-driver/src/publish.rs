@@ -16,6 +16,7 @@ use crate::identities::Tenant;
 use crate::mounts::{Detached, Found, Place, Tmpfs};
 use crate::node::Node;
 use crate::plan::{Account, Basis, ClassText, Expanded, Plan, Way};
+use crate::reports::Teller;
 use crate::request::{Pod, Wanted};
 use crate::serve::{SOCKET, Serving};
 use crate::state::Record;
@@ -85,13 +86,17 @@ impl Node {
         self.admit()?;
         let class = Basis::of(&wanted).class_name().map(str::to_owned);
         let teller = self.teller(&wanted.pod, wanted.place.volume(), class.as_deref(), &wanted.target);
-        let published = timeout_at(end, self.first(&wanted, end)).await;
-        let result = published.unwrap_or_else(|_| {
+        // Only what asks somebody has a deadline: what is mounted is never given up half way.
+        let gathered = timeout_at(end, self.gather(&wanted, end)).await.unwrap_or_else(|_| {
             Err(Error::new(
                 Code::Timeout,
                 "the volume could not be published in time; the next try begins with what was fetched",
             ))
         });
+        let result = match gathered {
+            Ok(gathered) => self.install(&wanted, gathered, teller.clone()).await,
+            Err(error) => Err(error),
+        };
         if let Err(error) = &result {
             tracing::warn!(pod = %wanted.pod.name, namespace = %wanted.pod.namespace, %error, "a volume was not published");
             teller.failed(error, false);
@@ -140,7 +145,8 @@ impl Node {
         Ok(true)
     }
 
-    async fn first(self: &Arc<Self>, wanted: &Wanted, end: Instant) -> Result<()> {
+    /// Everything that a volume is made of, before anything is made.
+    async fn gather(&self, wanted: &Wanted, end: Instant) -> Result<Gathered> {
         if wanted.grpc && !self.settings.config.grpc.enabled {
             return Err(Error::new(
                 Code::VolumeInvalid,
@@ -163,8 +169,14 @@ impl Node {
         let Expanded { specs, ids } = plan.expand(&|object| histories.of(object))?;
         let declared = Declared { specs, defaults: plan.defaults, identity: Arc::clone(&tenant.key) };
         let mut engine = Engine::new(self.parts(&wanted.pod), declared, None);
-        let tree = self.gather(&mut engine, end).await?;
+        let tree = self.complete(&mut engine, end).await?;
+        Ok(Gathered { presented, credential, basis, plan, tenant, histories, ids, engine, tree })
+    }
 
+    /// Fills a tmpfs that no pod sees, shows it at the target, and leaves it to a keeper.
+    async fn install(self: &Arc<Self>, wanted: &Wanted, gathered: Gathered, teller: Teller) -> Result<()> {
+        let Gathered { presented, credential, basis, plan, tenant, histories, ids, mut engine, tree } =
+            gathered;
         let mut record = Record::new(
             wanted.place.volume().to_owned(),
             wanted.target.clone(),
@@ -197,8 +209,6 @@ impl Node {
         self.identities.lend(&tenant, wanted.place.volume_id(), credential);
         let (volume, orders) =
             Volume::new(wanted.place.clone(), wanted.target.clone(), wanted.pod.clone(), root, presented);
-        let teller =
-            self.teller(&wanted.pod, wanted.place.volume(), record.basis.class_name(), &wanted.target);
         teller.published(versions(&engine, &ids));
         tracing::info!(pod = %wanted.pod.name, namespace = %wanted.pod.namespace, volume = wanted.place.volume(), objects = ids.len(), "a volume is published");
         self.insert(Arc::clone(&volume));
@@ -281,7 +291,7 @@ impl Node {
 
     /// Waits until all that is required is there. What fails says so at once, except for a vault that only asks for
     /// patience.
-    async fn gather(&self, engine: &mut Engine, end: Instant) -> Result<Tree> {
+    async fn complete(&self, engine: &mut Engine, end: Instant) -> Result<Tree> {
         let answer_by = end - MARGIN.min(end - Instant::now());
         loop {
             let tried = timeout_at(answer_by, engine.ready()).await.is_ok();
@@ -347,6 +357,19 @@ impl Node {
         })
         .await
     }
+}
+
+/// What a first publish has gathered.
+struct Gathered {
+    presented: Presented,
+    credential: Credential,
+    basis: Basis,
+    plan: Plan,
+    tenant: Arc<Tenant>,
+    histories: Histories,
+    ids: Vec<(String, String)>,
+    engine: Engine,
+    tree: Tree,
 }
 
 /// What is to be delivered, as far as it can be known before anybody upstream is asked.

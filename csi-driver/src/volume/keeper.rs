@@ -86,6 +86,7 @@ impl Keeper {
         } else {
             // Gone on with after a restart: what it holds is shown at once, and what was left behind is swept.
             mind.sweep = Some((Instant::now() + GRACE, 2));
+            self.presented(&mut mind).await;
             self.deliver(&mut mind).await;
         }
         loop {
