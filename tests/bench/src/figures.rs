@@ -1,8 +1,11 @@
 //! The figures, each with what it should reach.
 
 mod cost;
+mod crowd;
 mod memory;
+mod publish;
 mod speed;
+mod upkeep;
 
 use std::path::Path;
 
@@ -19,6 +22,7 @@ pub(crate) struct Row {
 /// What a figure needs to know.
 pub(crate) struct Bench<'a> {
     pub(crate) sidecar: &'a Path,
+    pub(crate) driver: &'a Path,
     pub(crate) quick: bool,
 }
 
@@ -30,8 +34,8 @@ impl Bench<'_> {
 }
 
 /// Measures everything whose name contains `only` and prints a Markdown table.
-pub(crate) async fn all(sidecar: &Path, quick: bool, only: Option<&str>) -> Outcome<()> {
-    let bench = Bench { sidecar, quick };
+pub(crate) async fn all(sidecar: &Path, driver: &Path, quick: bool, only: Option<&str>) -> Outcome<()> {
+    let bench = Bench { sidecar, driver, quick };
     say("| What | To reach | Measured | |");
     say("| --- | --- | --- | --- |");
     macro_rules! figure {
@@ -56,6 +60,16 @@ pub(crate) async fn all(sidecar: &Path, quick: bool, only: Option<&str>) -> Outc
         "size" => memory::size(&bench);
         "swap" => speed::swap(&bench);
         "idle" => cost::idle(&bench);
+        "node-publish" => publish::warm(&bench);
+        "node-cold" => publish::cold(&bench);
+        "node-crowd" => crowd::at_once(&bench);
+        "node-limited" => crowd::limited(&bench);
+        "node-hostile" => crowd::beside_a_hostile_volume(&bench);
+        "node-republish" => upkeep::republish(&bench);
+        "node-gets" => upkeep::requests(&bench);
+        "node-memory" => upkeep::resident(&bench);
+        "node-registration" => upkeep::registration(&bench);
+        "node-size" => upkeep::size(&bench);
     }
     Ok(())
 }

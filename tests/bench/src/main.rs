@@ -1,9 +1,11 @@
 //! `tests/bench/run`: one command, one table. Ratios within one run where they can be; the shipped binary with all
 //! features and audit on. Nothing here asserts a time: a bad figure is printed as it is.
 
+mod cgroup;
 mod cores;
 mod figures;
 mod load;
+mod node;
 mod peers;
 mod process;
 mod rig;
@@ -18,11 +20,14 @@ use clap::{Parser, Subcommand};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Parser)]
-#[command(about = "Measures the sidecar and prints a table")]
+#[command(about = "Measures the sidecar and the node plugin, and prints a table")]
 struct Options {
     /// The shipped sidecar
     #[arg(long, default_value = "keyward-sidecar")]
     sidecar: PathBuf,
+    /// The shipped node plugin
+    #[arg(long, default_value = "keyward-csi-driver")]
+    driver: PathBuf,
     /// Fewer samples
     #[arg(long)]
     quick: bool,
@@ -52,7 +57,7 @@ fn main() -> ExitCode {
         match options.peer {
             Some(Peer::Raw { socket }) => peers::raw(&socket).await,
             Some(Peer::Echo { socket }) => peers::echo(&socket).await,
-            None => figures::all(&options.sidecar, options.quick, options.only.as_deref()).await,
+            None => figures::all(&options.sidecar, &options.driver, options.quick, options.only.as_deref()).await,
         }
     });
     match result {

@@ -44,7 +44,7 @@ impl Process {
 
     /// Anonymous resident memory, in KiB.
     pub(crate) fn anonymous_kib(&self) -> Outcome<u64> {
-        number_after(&read_to_string(format!("/proc/{}/smaps_rollup", self.pid))?, "Anonymous")
+        rollup_kib(self.pid.unsigned_abs(), "Anonymous")
     }
 
     /// User and system time used so far.
@@ -60,6 +60,11 @@ impl Process {
         let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.unwrap_or(100) as f64;
         Ok(Duration::from_secs_f64(ticks as f64 / per_second))
     }
+}
+
+/// A line of `/proc/<pid>/smaps_rollup`, in KiB.
+pub(crate) fn rollup_kib(pid: u32, field: &str) -> Outcome<u64> {
+    number_after(&read_to_string(format!("/proc/{pid}/smaps_rollup"))?, field)
 }
 
 fn number_after(text: &str, field: &str) -> Outcome<u64> {

@@ -78,6 +78,7 @@ impl Node {
 
     /// Writes the administrator's configuration: the emulator as a cloud of its own, checks every second, and `more`.
     pub fn configure(&self, more: &str) {
+        let log = if more.contains("log:") { "" } else { "log: {format: text, level: debug}\n" };
         let rotation = if more.contains("rotation:") { "" } else { "rotation: {interval: 1s, jitter: 0}\n" };
         let text = format!(
             "clouds: [{{name: Emulated, authorityHost: '{}', vaultDnsSuffix: vault.azure.net, audience: 'https://vault.azure.net'}}]\n\
@@ -85,8 +86,7 @@ impl Node {
              vaults: [{{host: {VAULT}, address: '{}'}}]\n\
              tls: {{extraRootsFile: {}}}\n\
              audit: {{file: {}}}\n\
-             log: {{format: text, level: debug}}\n\
-             {rotation}{more}",
+             {log}{rotation}{more}",
             self.emulator.authority_url(),
             self.emulator.vault_addr(),
             self.etc().join("ca.pem").display(),
