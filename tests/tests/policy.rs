@@ -105,6 +105,78 @@ fn every_error_code_is_on_the_errors_page() {
     }
 }
 
+/// Every page for users.
+fn pages() -> Vec<(String, String)> {
+    let docs = std::fs::read_dir(root().join("docs")).expect("docs");
+    let names = docs.map(|entry| format!("docs/{}", entry.expect("an entry").file_name().to_string_lossy()));
+    let names = names.filter(|name| name.ends_with(".md"));
+    names
+        .chain(["README.md", "SECURITY.md"].map(str::to_owned))
+        .map(|name| (name.clone(), read(&name)))
+        .collect()
+}
+
+/// The words of a page that are set as code.
+fn code_words(page: &str) -> impl Iterator<Item = &str> {
+    page.split('`')
+        .skip(1)
+        .step_by(2)
+        .flat_map(|code| code.split(|c: char| !c.is_ascii_alphanumeric() && c != '_'))
+}
+
+#[test]
+fn every_error_code_and_metric_that_the_pages_name_exists() {
+    let sources =
+        [read("crates/telemetry/src/metrics.rs"), read("csi-driver/src/app.rs"), read("sidecar/src/app.rs")];
+    for (name, page) in pages() {
+        for code in code_words(&page).filter(|word| word.starts_with("KW_")) {
+            assert!(
+                keyward_core::Code::ALL.iter().any(|known| known.as_str() == code),
+                "{name} names {code}"
+            );
+        }
+        for metric in code_words(&page).filter_map(|word| word.strip_prefix("keyward_")) {
+            let metric = metric.strip_suffix("_total").unwrap_or(metric);
+            let metric = metric.strip_suffix("_seconds").unwrap_or(metric);
+            let [bare, whole] = [format!("\"{metric}\""), format!("\"keyward_{metric}\"")];
+            let known = sources.iter().any(|text| text.contains(&bare) || text.contains(&whole));
+            assert!(known, "{name} names the metric keyward_{metric}");
+        }
+    }
+}
+
+#[test]
+fn the_manifest_of_the_node_plugin_grants_the_rights_that_the_code_names_and_is_configured_validly() {
+    let manifest = read("deploy/csi/node-plugin.yaml");
+    let list = |text: &str, key: &str| -> Vec<String> {
+        let from = text.find(key).unwrap_or_else(|| panic!("{key} in {text}")) + key.len();
+        let inside = &text[from..from + text[from..].find(']').expect("a list on one line")];
+        inside.split(", ").map(|word| word.trim_matches('"').to_owned()).collect()
+    };
+    let granted: BTreeSet<_> = manifest
+        .split("- apiGroups: [")
+        .skip(1)
+        .map(|rule| {
+            let group = rule.split(']').next().expect("a group").trim_matches('"').to_owned();
+            (group, list(rule, "resources: ["), list(rule, "verbs: ["))
+        })
+        .collect();
+    let named: BTreeSet<_> = read("crates/kubernetes/src/lib.rs")
+        .lines()
+        .filter_map(|line| line.strip_prefix("//! | "))
+        .skip(2)
+        .map(|row| {
+            let cells: Vec<_> = row.split(" | ").collect();
+            let group = cells[0].trim_matches('`').replace("core", "");
+            let resource = cells[1].split('`').nth(1).expect("a resource").to_owned();
+            (group, vec![resource], cells[2].split(", ").map(str::to_owned).collect::<Vec<_>>())
+        })
+        .collect();
+    assert_eq!(granted, named);
+    let config = manifest.split("config.yaml: |\n").nth(1).and_then(|rest| rest.split("\n---").next());
+    keyward_core::config::node::parse(config.expect("a configuration").as_bytes()).expect("it is valid");
+}
+
 #[test]
 fn the_changelog_keeps_its_form() {
     let changelog = read("CHANGELOG.md");
