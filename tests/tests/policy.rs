@@ -146,6 +146,18 @@ fn every_error_code_and_metric_that_the_pages_name_exists() {
 }
 
 #[test]
+fn every_link_from_a_page_to_a_file_leads_there() {
+    for (name, page) in pages() {
+        let directory = root().join(&name).parent().expect("a directory").to_path_buf();
+        let links = page.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        let files = links.filter(|link| !link.contains("://") && !link.starts_with('#'));
+        for link in files.map(|link| link.split('#').next().expect("a path")) {
+            assert!(directory.join(link).exists(), "{name} links to {link}");
+        }
+    }
+}
+
+#[test]
 fn the_manifest_of_the_node_plugin_grants_the_rights_that_the_code_names_and_is_configured_validly() {
     let manifest = read("deploy/csi/node-plugin.yaml");
     let list = |text: &str, key: &str| -> Vec<String> {
