@@ -295,7 +295,8 @@ impl Node {
         let answer_by = end - MARGIN.min(end - Instant::now());
         loop {
             let tried = timeout_at(answer_by, engine.ready()).await.is_ok();
-            let by = answer_by.min(Instant::now() + self.settings.config.limits.conversion_deadline);
+            // Not by `answer_by`, which is over when nobody answered: that is no fault of a conversion.
+            let by = Instant::now() + self.settings.config.limits.conversion_deadline;
             let (pass, tree) = timeout_at(by, engine.snapshot_tree()).await.map_err(|_| {
                 Error::new(
                     Code::ContentInvalid,

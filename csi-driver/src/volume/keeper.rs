@@ -29,6 +29,8 @@ const RETRY_LIMIT: Duration = Duration::from_secs(60);
 const RENEW: Duration = Duration::from_secs(10 * 60);
 /// Steps of an edit that ask somebody.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// What is told of beside single objects.
+const OTHERS: [&str; 4] = ["identity", "files", "class", "history"];
 /// Versions that were disabled show in no other way than by listing again.
 const RELIST: u32 = 10;
 
@@ -57,6 +59,8 @@ struct Mind {
     renew: Option<Instant>,
     relist: Option<Instant>,
     retry: Option<Instant>,
+    /// When to look at an edit again that could not be made ready: a fresh credential, or time, may help.
+    edit: Option<Instant>,
     failures: u32,
     told: HashSet<(String, &'static str)>,
 }
@@ -90,7 +94,7 @@ impl Keeper {
             self.deliver(&mut mind).await;
         }
         loop {
-            let timer = [mind.sweep.map(|(at, _)| at), mind.renew, mind.relist, mind.retry]
+            let timer = [mind.sweep.map(|(at, _)| at), mind.renew, mind.relist, mind.retry, mind.edit]
                 .into_iter()
                 .flatten()
                 .min();
@@ -169,6 +173,8 @@ impl Keeper {
         if due(mind.retry) {
             mind.retry = None;
             self.deliver(mind).await;
+        }
+        if due(mind.edit) {
             self.reconsider(mind).await;
         }
         if due(mind.relist) {
@@ -185,6 +191,9 @@ impl Keeper {
             mind.failures = 0;
             mind.retry = None;
             self.deliver(mind).await;
+        }
+        if mind.edit.is_some() {
+            self.reconsider(mind).await;
         }
     }
 
@@ -217,13 +226,15 @@ impl Keeper {
             }
         }
         let pass = self.engine.pass().await;
-        let changed: Vec<_> = pass.changed.iter().map(|change| change.name.clone()).collect();
-        self.after(pass, mind);
-        if was_complete && !changed.is_empty() {
+        if was_complete && !pass.changed.is_empty() {
             let of =
                 |name: &String| self.ids.iter().find(|(known, _)| known == name).map(|(_, id)| id.clone());
-            self.teller.rotated(versions(&self.engine, &self.ids), changed.iter().filter_map(of).collect());
+            let changed = pass.changed.iter().filter_map(|change| of(&change.name)).collect();
+            self.teller.rotated(versions(&self.engine, &self.ids), changed);
+            // The status forgets its last error with that: what is still wrong is told again.
+            mind.told.retain(|(about, _)| OTHERS.contains(&about.as_str()));
         }
+        self.after(pass, mind);
     }
 
     async fn prove(&self) -> Result<()> {
@@ -274,8 +285,7 @@ impl Keeper {
                 now.insert(key);
             }
         }
-        let others = ["identity", "files", "class", "history"];
-        mind.told.retain(|key| now.contains(key) || others.contains(&key.0.as_str()));
+        mind.told.retain(|key| now.contains(key) || OTHERS.contains(&key.0.as_str()));
         self.volume.show(complaints);
     }
 
@@ -293,6 +303,7 @@ impl Keeper {
     /// Looks at the class again; an edit that is good takes over once all that it requires is there, and one that is
     /// bad changes nothing.
     async fn reconsider(&mut self, mind: &mut Mind) {
+        mind.edit = None;
         let Some(class) = self.edited() else { return };
         let basis = Basis { class: Some(class), ..self.record.basis.clone() };
         if mind.pending.as_ref().is_some_and(|pending| pending.basis == basis) {
@@ -305,12 +316,16 @@ impl Keeper {
                 self.take_over(mind).await;
             }
             Ok(Err(error)) => {
-                if error.kind().is_transient() || error.kind() == ErrorKind::Unauthenticated {
-                    mind.retry.get_or_insert(Instant::now() + RETRY_LIMIT);
+                // After a restart there is no token until kubelet calls, which is nobody's mistake.
+                let awaits = error.code() == Code::TokenMissing;
+                if awaits || error.kind().is_transient() || error.kind() == ErrorKind::Unauthenticated {
+                    mind.edit = Some(Instant::now() + RETRY_LIMIT);
                 }
-                self.tell_once(mind, "class", &error);
+                if !awaits {
+                    self.tell_once(mind, "class", &error);
+                }
             }
-            Err(_) => mind.retry = Some(Instant::now() + RETRY_LIMIT),
+            Err(_) => mind.edit = Some(Instant::now() + RETRY_LIMIT),
         }
     }
 

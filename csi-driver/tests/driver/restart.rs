@@ -1,0 +1,200 @@
+//! What a driver that was killed, upgraded or rebooted goes on with.
+
+use keyward_emulator::{Effect, Fault};
+use keyward_test_support::kubelet::{Context, PodVolume};
+use keyward_test_support::node::Node;
+use rustix::mount::{UnmountFlags, unmount};
+use serde_json::json;
+
+use crate::BINARY;
+use crate::application::{Client, as_user};
+use crate::hands::{
+    Writable, door, everything_is_down, generation, listing, names, publish_until_ok, records, secret, until,
+};
+
+fn with_socket(node: &Node, pod: &str, objects: &[&str]) -> PodVolume {
+    let objects: Vec<_> = objects.iter().map(|name| secret(name)).collect();
+    node.volume_of(&node.pod(pod), &json!(objects).to_string(), &[("grpc", "true")])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whichever_process_is_killed_a_new_start_answers_lookups_at_once_while_everything_is_down() {
+    let Some(node) = Node::start(BINARY).await else { return };
+    node.vault().set_secret("a", "1");
+    let mut driver = node.drive().await;
+    let volume = with_socket(&node, "web-0", &["a"]);
+    node.publish(&volume).await.unwrap();
+    let socket = door(&node.kubelet, &volume).join("keyward.sock");
+    let snapshot = node.kubelet.dir().join("state/snapshot");
+    until("a snapshot", || !listing(&snapshot).is_empty() || !snapshot.exists()).await;
+    // It is written soon after the publish; nobody outside can see it in the driver's own mount namespace.
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    for (round, kill_broker) in [true, false].into_iter().enumerate() {
+        everything_is_down(&node);
+        let pid = if kill_broker { driver.broker().unwrap() } else { driver.mounter() };
+        driver.kill(pid).await;
+        assert_eq!(
+            node.read(&volume, "a").unwrap(),
+            format!("{}", round + 1).into_bytes(),
+            "files outlive the driver"
+        );
+        driver = node.drive().await;
+        let at = socket.clone();
+        let expected = format!("{}", round + 1).into_bytes();
+        // By itself, through the mount that the pod has had all the time.
+        as_user(1000, 1000, move || async move {
+            let client = Client::connect(at).await.unwrap();
+            let secret = client.get("a").await.unwrap();
+            assert_eq!((&secret.value[..], secret.stale), (&expected[..], true));
+            let mut watch = client.watch(&[]).await;
+            assert_eq!(&watch.value().await.unwrap().value[..], &expected[..]);
+        })
+        .await;
+        // Kubelet calls, with nothing to prove anything by, and is answered.
+        node.kubelet
+            .publish(&volume, &Context { tokens_in_secrets: true, ..Context::default() })
+            .await
+            .unwrap();
+        node.emulator.faults().clear_all();
+        let next = format!("{}", round + 2);
+        node.vault().rotate_secret("a", &next);
+        assert_ne!(
+            node.read(&volume, "a").unwrap(),
+            next.as_bytes(),
+            "nothing is delivered before the pod proves itself"
+        );
+        node.publish(&volume).await.unwrap();
+        node.until_file(&volume, "a", next.as_bytes()).await;
+        let client = Client::connect(socket.clone()).await.unwrap();
+        let end = tokio::time::Instant::now() + keyward_test_support::node::PATIENCE;
+        while client.get("a").await.unwrap().stale {
+            assert!(tokio::time::Instant::now() < end, "still stale");
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        // Long enough for the snapshot to follow.
+        tokio::time::sleep(std::time::Duration::from_millis(2500)).await;
+    }
+    assert_eq!(node.kubelet.mounts().len(), 1);
+    node.kubelet.unpublish(&volume).await.unwrap();
+    assert!(node.kubelet.mounts().is_empty() && records(&node.kubelet).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_driver_killed_in_the_middle_of_a_publish_leaves_nothing_and_never_says_that_it_was_published() {
+    let Some(node) = Node::start(BINARY).await else { return };
+    for kill_broker in [true, false] {
+        let name = if kill_broker { "a" } else { "b" };
+        node.vault().set_secret(name, "1");
+        let mut driver = node.drive().await;
+        let volume = node.volume(&format!("web-{name}"), &[name]);
+        let hang = node.emulator.faults().set(Fault::on("secrets.get", Effect::Hang));
+        let before = node.emulator.counters().requests("secrets.get");
+        let publish = node.publish(&volume);
+        let kill = async {
+            until("the publish is under way", || node.emulator.counters().requests("secrets.get") > before)
+                .await;
+            let pid = if kill_broker { driver.broker().unwrap() } else { driver.mounter() };
+            driver.kill(pid).await;
+            driver
+        };
+        let (answer, dead) = tokio::join!(publish, kill);
+        assert!(answer.is_err(), "nothing was published");
+        drop(dead);
+        assert!(node.kubelet.mounts().is_empty());
+        let mut driver = node.drive().await;
+        assert!(records(&node.kubelet).is_empty());
+        node.emulator.faults().clear(hang);
+        publish_until_ok(&node, &volume).await;
+        assert_eq!(node.read(&volume, name).unwrap(), b"1");
+        node.kubelet.unpublish(&volume).await.unwrap();
+        driver.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_reboot_of_the_node_what_is_remembered_is_swept() {
+    let Some(node) = Node::start(BINARY).await else { return };
+    node.vault().set_secret("a", "1");
+    let mut driver = node.drive().await;
+    let gone: Vec<_> = (0..3).map(|n| node.volume(&format!("gone-{n}"), &["a"])).collect();
+    for volume in &gone {
+        node.publish(volume).await.unwrap();
+    }
+    assert_eq!(records(&node.kubelet).len(), 3);
+    driver.stop().await;
+    // No tmpfs outlives a reboot, and the disk does.
+    for volume in &gone {
+        unmount(node.kubelet.target(volume), UnmountFlags::DETACH).unwrap();
+    }
+    while unmount(node.kubelet.dir().join("state/snapshot"), UnmountFlags::DETACH).is_ok() {}
+    std::fs::write(node.kubelet.dir().join("state/volumes/.new-csi-half"), "{").unwrap();
+    std::fs::write(node.kubelet.dir().join("state/volumes/csi-nonsense"), "{").unwrap();
+    let driver = node.drive().await;
+    assert!(records(&node.kubelet).is_empty(), "{:?}", records(&node.kubelet));
+    // Kubelet mounts a pod's volume again, and tears down that of a pod that is gone.
+    publish_until_ok(&node, &gone[0]).await;
+    assert_eq!(node.read(&gone[0], "a").unwrap(), b"1");
+    for volume in &gone {
+        node.kubelet.unpublish(volume).await.unwrap();
+    }
+    assert!(node.kubelet.mounts().is_empty());
+    drop(driver);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_generation_that_was_left_half_written_is_swept_at_the_next_start() {
+    let Some(node) = Node::start(BINARY).await else { return };
+    node.vault().set_secret("a", "1");
+    let mut driver = node.drive().await;
+    let volume = node.volume("web-0", &["a"]);
+    node.publish(&volume).await.unwrap();
+    driver.kill(driver.mounter()).await;
+    let committed = generation(&node.kubelet, &volume).unwrap();
+    let view = Writable::view(&node.kubelet, &volume);
+    std::fs::create_dir(view.path("..kw_2000000000_half")).unwrap();
+    std::fs::write(view.path("..kw_2000000000_half").join("a"), "half").unwrap();
+    std::os::unix::fs::symlink("..kw_2000000000_half", view.path("..data_tmp")).unwrap();
+    drop(view);
+    let driver = node.drive().await;
+    let target = node.kubelet.target(&volume);
+    until("the sweep", || {
+        listing(&target) == ["..data".to_owned(), committed.to_str().unwrap().to_owned(), "a".to_owned()]
+    })
+    .await;
+    assert_eq!(node.read(&volume, "a").unwrap(), b"1");
+    drop(driver);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_under_ten_volumes_is_seen_by_none_of_them() {
+    let Some(node) = Node::start(BINARY).await else { return };
+    for n in 0..10 {
+        node.vault().set_secret(&format!("s{n}"), "1");
+    }
+    let mut driver = node.drive().await;
+    let volumes: Vec<_> = (0..10)
+        .map(|n| node.volume(&format!("web-{n}"), &[&format!("s{n}"), "s0"][..if n == 0 { 1 } else { 2 }]))
+        .collect();
+    for answer in futures::future::join_all(volumes.iter().map(|volume| node.publish(volume))).await {
+        answer.unwrap();
+    }
+    let before: Vec<_> = volumes.iter().map(|volume| generation(&node.kubelet, volume)).collect();
+    assert!(driver.stop().await.success());
+    let driver = node.drive().await;
+    let after: Vec<_> = volumes.iter().map(|volume| generation(&node.kubelet, volume)).collect();
+    assert_eq!(after, before, "no file was written anew");
+    node.vault().rotate_secret("s0", "2");
+    for answer in futures::future::join_all(volumes.iter().map(|volume| node.publish(volume))).await {
+        answer.unwrap();
+    }
+    for volume in &volumes {
+        node.until_file(volume, "s0", b"2").await;
+    }
+    assert_eq!(names(&node.kubelet, &volumes[3]), ["s0", "s3"]);
+    assert_eq!(node.kubelet.mounts().len(), 10);
+    for volume in &volumes {
+        node.kubelet.unpublish(volume).await.unwrap();
+    }
+    assert!(node.kubelet.mounts().is_empty() && records(&node.kubelet).is_empty());
+    drop(driver);
+}
