@@ -68,7 +68,15 @@ impl Node {
                 Intact::Damaged => {
                     self.take_along(&volume, &wanted);
                     volume.repair().await;
-                    return Ok(());
+                    if volume.is_intact(&found) == Intact::Whole {
+                        return Ok(());
+                    }
+                    // It stays where it is, because running containers see no other mount, and is whole as soon as its
+                    // objects are read: a driver that was started a moment ago may have nothing to write yet.
+                    return Err(Error::new(
+                        Code::VaultUnavailable,
+                        "the files of the volume were tampered with and are written anew once its objects are read",
+                    ));
                 }
                 Intact::Gone => {
                     self.remove(wanted.place.volume_id());

@@ -7,6 +7,12 @@ use tokio::time::{Instant, sleep};
 
 use super::{DRIVER, Node, PATIENCE};
 
+/// One that has ended may wait for a while until whoever adopted it takes notice.
+fn is_running(pid: u32) -> bool {
+    let state = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    state.is_ok_and(|state| !state.rsplit(") ").next().is_some_and(|rest| rest.starts_with(['Z', 'X'])))
+}
+
 /// How the driver is started.
 #[derive(Debug, Clone)]
 pub struct CommandLine {
@@ -96,7 +102,7 @@ impl Driver {
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it runs");
         self.ended().await;
         let end = Instant::now() + PATIENCE;
-        while broker.is_some_and(|broker| std::path::Path::new(&format!("/proc/{broker}")).exists()) {
+        while broker.is_some_and(is_running) {
             assert!(Instant::now() < end, "the broker outlives the mounter");
             sleep(Duration::from_millis(5)).await;
         }
