@@ -1,21 +1,29 @@
 //! The real binary between a kubelet, a Kubernetes API, and an emulated Key Vault.
 
-#[path = "driver/lifecycle.rs"]
-mod lifecycle;
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panic")]
+
 #[path = "driver/api.rs"]
 mod api;
 #[path = "driver/application.rs"]
 mod application;
 #[path = "driver/class.rs"]
 mod class;
+#[path = "driver/forgery.rs"]
+mod forgery;
 #[path = "driver/hands.rs"]
 mod hands;
 #[path = "driver/hostile_tree.rs"]
 mod hostile_tree;
 #[path = "driver/identities.rs"]
 mod identities;
+#[path = "driver/isolation.rs"]
+mod isolation;
 #[path = "driver/kubelet.rs"]
 mod kubelet;
+#[path = "driver/leaks.rs"]
+mod leaks;
+#[path = "driver/lifecycle.rs"]
+mod lifecycle;
 #[path = "driver/outage.rs"]
 mod outage;
 #[path = "driver/restart.rs"]
