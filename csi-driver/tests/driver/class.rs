@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use keyward_proto::csi::v1::NodeGetVolumeHealthRequest;
 use keyward_test_support::fake_api::{DRIVERS, STATUSES};
@@ -120,19 +121,11 @@ async fn a_class_that_comes_after_its_pod_is_waited_for() {
     node.vault().set_secret("a", "1");
     let driver = node.drive().await;
     let volume = of_class(&node, "web-0", "late");
-    let publish = node.publish(&volume);
-    let create = async {
-        // As long as the driver has looked for it, and is still waiting.
-        node.api
-            .until("a look at the API", |api| {
-                api.requests().iter().any(|line| line.contains("secretproviderclasses"))
-            })
-            .await;
-        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
-        put_class(&node, "late", &[&entry("a")], &[]);
-    };
-    let (answer, ()) = tokio::join!(publish, create);
-    answer.unwrap();
+    let mut publish = std::pin::pin!(node.publish(&volume));
+    let early = tokio::time::timeout(Duration::from_millis(500), &mut publish).await;
+    assert!(early.is_err(), "it waits: {early:?}");
+    put_class(&node, "late", &[&entry("a")], &[]);
+    publish.await.unwrap();
     assert_eq!(node.read(&volume, "a").unwrap(), b"1");
     drop(driver);
 }
@@ -289,7 +282,7 @@ async fn one_disabled_object_of_ten_holds_up_none_of_the_others_and_is_told_of()
     let end = tokio::time::Instant::now() + PATIENCE;
     while !health(&node, &volume).await.is_empty() {
         assert!(tokio::time::Instant::now() < end, "health does not recover");
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     drop(driver);
 }
@@ -323,12 +316,11 @@ async fn a_class_larger_than_a_grpc_message_is_no_special_case() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_history_of_n_gives_n_more_files_and_a_new_version_shifts_them() {
     let Some(node) = Node::start(BINARY).await else { return };
-    let versions: Vec<_> = ["v1", "v2", "v3", "v4"]
-        .map(|value| {
-            std::thread::sleep(std::time::Duration::from_millis(1100));
-            node.vault().set_secret("db", value)
-        })
-        .into();
+    for value in ["v1", "v2", "v3", "v4"] {
+        node.vault().set_secret("db", value);
+        // Versions of one second have no order.
+        node.emulator.advance_clock(Duration::from_secs(2));
+    }
     put_class(&node, "web", &["objectName: db\nobjectType: secret\nobjectVersionHistory: 2"], &[]);
     let driver = node.drive().await;
     let volume = of_class(&node, "web-0", "web");
@@ -339,8 +331,7 @@ async fn a_history_of_n_gives_n_more_files_and_a_new_version_shifts_them() {
             .map(|bytes| String::from_utf8(bytes).unwrap())
             .collect()
     };
-    assert_eq!(contents(), ["v4", "v3", "v2"], "{versions:?}");
-    std::thread::sleep(std::time::Duration::from_millis(1100));
+    assert_eq!(contents(), ["v4", "v3", "v2"]);
     node.vault().rotate_secret("db", "v5");
     until("the shift", || contents() == ["v5", "v4", "v3"]).await;
     drop(driver);

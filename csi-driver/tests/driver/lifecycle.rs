@@ -15,7 +15,7 @@ async fn a_volume_is_mounted_whole_read_only_and_goes_without_a_trace() {
     assert_eq!(node.read(&volume, "db-password").unwrap(), b"hunter2");
     assert_eq!(node.read(&volume, "api-key").unwrap(), b"k");
     let target = node.kubelet.target(&volume);
-    assert_eq!(node.kubelet.mounts(), [target.clone()]);
+    assert_eq!(node.kubelet.mounts(), std::slice::from_ref(&target));
     assert!(std::fs::write(target.join("x"), "x").is_err(), "the mount is read-only");
     assert_eq!(std::fs::metadata(target.join("db-password")).unwrap().mode() & 0o7777, 0o444);
     node.vault().rotate_secret("db-password", "next");

@@ -17,30 +17,36 @@ fn with_socket(node: &Node, pod: &str, objects: &[&str]) -> PodVolume {
     node.volume_of(&node.pod(pod), &json!(objects).to_string(), &[("grpc", "true")])
 }
 
+/// Whether the driver-only snapshot holds this value.
+fn is_kept(node: &Node, value: &str) -> bool {
+    let snapshot = node.kubelet.dir().join("state/snapshot");
+    listing(&snapshot).iter().any(|name| {
+        let bytes = std::fs::read(snapshot.join(name)).unwrap_or_default();
+        bytes.windows(value.len()).any(|window| window == value.as_bytes())
+    })
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn whichever_process_is_killed_a_new_start_answers_lookups_at_once_while_everything_is_down() {
     let Some(node) = Node::start(BINARY).await else { return };
-    node.vault().set_secret("a", "1");
+    node.vault().set_secret("a", "value-1");
     let mut driver = node.drive().await;
     let volume = with_socket(&node, "web-0", &["a"]);
     node.publish(&volume).await.unwrap();
     let socket = door(&node.kubelet, &volume).join("keyward.sock");
-    let snapshot = node.kubelet.dir().join("state/snapshot");
-    until("a snapshot", || !listing(&snapshot).is_empty() || !snapshot.exists()).await;
-    // It is written soon after the publish; nobody outside can see it in the driver's own mount namespace.
-    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    let value = |round: usize| format!("value-{round}");
+    until("the snapshot has the value", || is_kept(&node, &value(1))).await;
     for (round, kill_broker) in [true, false].into_iter().enumerate() {
         everything_is_down(&node);
         let pid = if kill_broker { driver.broker().unwrap() } else { driver.mounter() };
         driver.kill(pid).await;
         assert_eq!(
             node.read(&volume, "a").unwrap(),
-            format!("{}", round + 1).into_bytes(),
+            value(round + 1).into_bytes(),
             "files outlive the driver"
         );
         driver = node.drive().await;
-        let at = socket.clone();
-        let expected = format!("{}", round + 1).into_bytes();
+        let (at, expected) = (socket.clone(), value(round + 1).into_bytes());
         // By itself, through the mount that the pod has had all the time.
         as_user(1000, 1000, move || async move {
             let client = Client::connect(at).await.unwrap();
@@ -56,7 +62,7 @@ async fn whichever_process_is_killed_a_new_start_answers_lookups_at_once_while_e
             .await
             .unwrap();
         node.emulator.faults().clear_all();
-        let next = format!("{}", round + 2);
+        let next = value(round + 2);
         node.vault().rotate_secret("a", &next);
         assert_ne!(
             node.read(&volume, "a").unwrap(),
@@ -71,8 +77,7 @@ async fn whichever_process_is_killed_a_new_start_answers_lookups_at_once_while_e
             assert!(tokio::time::Instant::now() < end, "still stale");
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
-        // Long enough for the snapshot to follow.
-        tokio::time::sleep(std::time::Duration::from_millis(2500)).await;
+        until("the snapshot follows", || is_kept(&node, &next)).await;
     }
     assert_eq!(node.kubelet.mounts().len(), 1);
     node.kubelet.unpublish(&volume).await.unwrap();

@@ -7,10 +7,13 @@ use tokio::time::{Instant, sleep};
 
 use super::{DRIVER, Node, PATIENCE};
 
-/// One that has ended may wait for a while until whoever adopted it takes notice.
+/// One that has ended may wait for a while until whoever adopted it takes notice; a process whose first thread has
+/// ended still holds its files while others are on their way.
 fn is_running(pid: u32) -> bool {
     let state = std::fs::read_to_string(format!("/proc/{pid}/stat"));
-    state.is_ok_and(|state| !state.rsplit(") ").next().is_some_and(|rest| rest.starts_with(['Z', 'X'])))
+    let ended = |state: &str| state.rsplit(") ").next().is_some_and(|rest| rest.starts_with(['Z', 'X']));
+    let threads = || std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    state.is_ok_and(|state| !ended(&state) || threads() > 1)
 }
 
 /// How the driver is started.
