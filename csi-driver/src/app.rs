@@ -194,6 +194,7 @@ async fn supervise(
             },
             () = facts.changed() => {}
             _ = tick.tick() => {
+                keyward_memory::hand_back_code();
                 // Alive is who reaches the mounter, not who merely runs.
                 match node.is_alive().await {
                     Ok(()) => heartbeat.beat(3 * CONFIRM),

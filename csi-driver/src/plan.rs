@@ -120,7 +120,8 @@ impl Plan {
         &self,
         versions_of: &dyn Fn(&ObjectRef) -> Option<Arc<Vec<VersionInfo>>>,
     ) -> Result<Expanded> {
-        let mut expanded = Expanded { specs: Vec::new(), ids: Vec::new() };
+        let count = self.objects.len();
+        let mut expanded = Expanded { specs: Vec::with_capacity(count), ids: Vec::with_capacity(count) };
         for object in &self.objects {
             let versions = match object.spec.object().filter(|_| object.history > 0) {
                 None => Arc::default(),
@@ -136,6 +137,14 @@ impl Plan {
         }
         self.check_count(expanded.specs.len())?;
         Ok(expanded)
+    }
+
+    /// What a volume keeps of it: objects without a history are in the expansion, and need not be kept twice.
+    #[must_use]
+    pub(crate) fn expanded(mut self) -> Self {
+        self.objects.retain(|object| object.history > 0);
+        self.objects.shrink_to_fit();
+        self
     }
 
     fn check_count(&self, count: usize) -> Result<()> {

@@ -226,7 +226,7 @@ impl Node {
             volume,
             engine,
             tenant,
-            plan,
+            plan: plan.expanded(),
             ids,
             histories,
             record,

@@ -101,7 +101,7 @@ impl Node {
             volume,
             engine,
             tenant,
-            plan,
+            plan: plan.expanded(),
             ids,
             histories,
             record,

@@ -156,7 +156,7 @@ fn assemble(
     outcomes: impl Iterator<Item = Outcome>,
     defaults: &Defaults,
 ) -> Projection {
-    let mut projection = Projection::default();
+    let mut projection = Projection { entries: Vec::with_capacity(specs.len()), ..Projection::default() };
     let mut places = Places::default();
     for (spec, mut outcome) in specs.iter().zip(outcomes) {
         let files = match &outcome.value {

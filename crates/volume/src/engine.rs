@@ -7,15 +7,16 @@ use std::sync::Arc;
 use keyward_broker::{Broker, Watch, WatchItem};
 use keyward_core::audit::{Actor, AuditSink};
 use keyward_core::observe::{Event, Observer};
-use keyward_core::spec::{Notify, ObjectSource, ObjectSpec, Source};
+use keyward_core::spec::{Decode, Format, Notify, ObjectSource, ObjectSpec, Source};
 use keyward_core::{
-    Clock, Error, FetchRequest, IdentityKey, ObjectKey, Result, Served, Snapshot, State, Version,
+    Clock, Content, Error, FetchRequest, IdentityKey, ObjectKey, Result, Served, Snapshot, State, Version,
 };
 use keyward_delivery::atomic::Committed;
 use keyward_delivery::projection::{Defaults, Projected, Projection, project};
 use keyward_delivery::tree::Tree;
 use tokio::time::Instant;
 
+use crate::conversions;
 use crate::outputs::Outputs;
 use crate::view::View;
 
@@ -255,15 +256,16 @@ impl Engine {
     /// Conversions may derive keys: they run off the thread that answers lookups.
     async fn project(&self, snapshots: Snapshots) -> Arc<Projection> {
         let (declared, previous) = (Arc::clone(&self.declared), self.latest.clone());
+        let plain = declared.specs.iter().all(|spec| is_plain(spec, &snapshots));
         let work = move || {
             let of = |source: &ObjectSource| snapshots.get(&request(source)).cloned();
             Arc::new(project(&declared.specs, &of, previous.as_deref(), &declared.defaults))
         };
-        match tokio::task::spawn_blocking(work).await {
-            Ok(projection) => projection,
-            // Only a panic of projection itself ends here, and it was reported by the panic hook.
-            Err(_) => self.latest.clone().unwrap_or_default(),
+        if plain {
+            return work();
         }
+        // Only a panic of projection itself leaves nothing, and it was reported by the panic hook.
+        conversions::aside(work).await.unwrap_or_else(|| self.latest.clone().unwrap_or_default())
     }
 
     async fn write(&mut self, projection: &Projection) -> Result<Option<Committed>> {
@@ -359,6 +361,22 @@ fn doubted(served: Served) -> Served {
         State::Fresh => Served { state: State::Stale, ..served },
         State::Pending | State::Stale | State::Expired | State::Revoked => served,
     }
+}
+
+/// Whether its value is delivered as the provider gives it, so that projecting it is a matter of counting references.
+fn is_plain(spec: &ObjectSpec, snapshots: &Snapshots) -> bool {
+    let Source::Object(source) = &spec.source else { return false };
+    let as_it_is = source.key.is_none() && source.decode == Decode::None && source.password_from.is_none();
+    let content = || Some(&snapshots.get(&request(source))?.fetched.as_ref()?.content);
+    as_it_is
+        && match source.format {
+            Format::Raw => true,
+            // What backs a certificate is taken apart.
+            Format::Azure | Format::AzurePfx => {
+                content().is_none_or(|content| matches!(content, Content::Secret { bundle: None, .. }))
+            }
+            _ => false,
+        }
 }
 
 pub(crate) fn request(source: &ObjectSource) -> FetchRequest {

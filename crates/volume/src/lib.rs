@@ -4,6 +4,7 @@
 //! records what it delivered, in that order. The sidecar has one engine, the node plugin one for each volume: values
 //! are shared with the broker's cache, so that a further volume of objects already held costs little.
 
+mod conversions;
 mod engine;
 mod kept;
 mod outputs;

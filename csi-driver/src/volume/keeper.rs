@@ -115,9 +115,10 @@ impl Keeper {
                     None => return self.end().await,
                 },
                 () = self.engine.changed() => self.deliver(&mut mind).await,
-                () = changed(&mut classes) => self.reconsider(&mut mind).await,
-                () = available(&mut mind.pending) => self.take_over(&mut mind).await,
-                () = moved(&mut mind.newest) => self.relist(&mut mind).await,
+                // What is rare and large is not part of what every volume keeps in memory.
+                () = changed(&mut classes) => Box::pin(self.reconsider(&mut mind)).await,
+                () = available(&mut mind.pending) => Box::pin(self.take_over(&mut mind)).await,
+                () = moved(&mut mind.newest) => Box::pin(self.relist(&mut mind)).await,
                 () = until(timer) => self.on_time(&mut mind).await,
             }
         }
@@ -175,10 +176,10 @@ impl Keeper {
             self.deliver(mind).await;
         }
         if due(mind.edit) {
-            self.reconsider(mind).await;
+            Box::pin(self.reconsider(mind)).await;
         }
         if due(mind.relist) {
-            self.relist(mind).await;
+            Box::pin(self.relist(mind)).await;
         }
     }
 
@@ -193,7 +194,7 @@ impl Keeper {
             self.deliver(mind).await;
         }
         if mind.edit.is_some() {
-            self.reconsider(mind).await;
+            Box::pin(self.reconsider(mind)).await;
         }
     }
 
@@ -395,7 +396,7 @@ impl Keeper {
         self.engine.redeclare(declared);
         self.record.basis = basis;
         self.record.histories = histories.write();
-        (self.plan, self.tenant, self.ids, self.histories) = (plan, tenant, expanded.ids, histories);
+        (self.plan, self.tenant, self.ids, self.histories) = (plan.expanded(), tenant, expanded.ids, histories);
         let (state, record) = (self.node.state.clone(), self.record.clone());
         let volume_id = self.volume.place.volume_id().to_owned();
         let saved = self.node.blocking(move |_| state.save(&volume_id, &record)).await;

@@ -32,6 +32,8 @@ pub(in crate::confine) fn filter() -> Filter {
         .when(libc::SYS_mmap, &[NOT_EXECUTABLE])
         .when(libc::SYS_mprotect, &[NOT_EXECUTABLE])
         .when(libc::SYS_clone, &[THREAD])
+        // A thread's own priority, which without a capability it can only lower.
+        .when(libc::SYS_setpriority, &[Allow::Equal(0, libc::PRIO_PROCESS as u64), Allow::Equal(1, 0)])
         // `abort` raises a signal in the own process.
         .when(libc::SYS_tgkill, &[Allow::Equal(0, own)]);
     for family in [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6] {
