@@ -24,10 +24,10 @@ use crate::confine::{Allow, Filter, failed, keep_only, one_thread};
 /// How long a broker may live after it closed its end of the socket.
 const LINGER: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
-/// The broker's process, and our end of the socket to it.
+/// The broker's process, and our end of the socket to it while requests may come.
 pub(super) struct Broker {
     child: Child,
-    socket: OwnedFd,
+    socket: Option<OwnedFd>,
 }
 
 /// Starts this very program as the broker, with its end of the socket as standard input.
@@ -40,7 +40,7 @@ pub(super) fn broker(settings: &Settings) -> Result<Broker> {
         .stdin(Stdio::from(theirs))
         .spawn()
         .map_err(|error| Error::new(Code::Internal, format!("cannot start the broker: {error}")))?;
-    Ok(Broker { child, socket })
+    Ok(Broker { child, socket: Some(socket) })
 }
 
 /// Moves into namespaces of the mounter's own, opens what it works beneath, and drops all but what it needs.
@@ -73,22 +73,18 @@ pub(super) fn confined(settings: &Settings, broker: &Broker) -> Result<Mounter> 
 impl Broker {
     /// Serves the broker until it has ended, and passes on to it what ends the driver. Returns the exit code.
     pub(super) fn attend(&mut self, mounter: &mut Mounter) -> Result<u8> {
-        let mut listening = true;
         loop {
             // First of all, because it may have ended before its signal was held back.
             if let Some(status) = self.child.try_wait().map_err(failed("wait for the broker"))? {
                 return Ok(exit_code(status));
             }
-            let mut wanted = [
-                PollFd::from_borrowed_fd(mounter.signals.as_fd(), PollFlags::IN),
-                PollFd::from_borrowed_fd(self.socket.as_fd(), PollFlags::IN),
-            ];
-            let watched = if listening { &mut wanted[..] } else { &mut wanted[..1] };
-            let ready = match poll(watched, (!listening).then_some(&LINGER)) {
+            let mut wanted = vec![PollFd::from_borrowed_fd(mounter.signals.as_fd(), PollFlags::IN)];
+            wanted.extend(self.socket.iter().map(|socket| PollFd::new(socket, PollFlags::IN)));
+            let ready = match poll(&mut wanted, self.socket.is_none().then_some(&LINGER)) {
                 Err(Errno::INTR) => continue,
                 ready => ready.map_err(failed("wait for requests"))?,
             };
-            let asked = listening && !wanted[1].revents().is_empty();
+            let asked = wanted.get(1).is_some_and(|socket| !socket.revents().is_empty());
             if ready == 0 {
                 self.kill();
             }
@@ -97,8 +93,9 @@ impl Broker {
                     self.signal(signal);
                 }
             }
-            if asked {
-                listening = mounter.serve(&self.socket);
+            if asked && !self.socket.as_ref().is_some_and(|socket| mounter.serve(socket)) {
+                // Closed, so that a broker that waits for a reply learns that there will be none.
+                self.socket = None;
             }
         }
     }

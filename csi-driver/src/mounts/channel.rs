@@ -7,8 +7,8 @@ use keyward_core::{Code, Error, Result};
 use parking_lot::Mutex;
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, recvmsg, sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, Shutdown, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recvmsg, sendmsg, shutdown,
 };
 
 use crate::protocol::{DESCRIPTORS, REPLY, REQUEST, Reply, Request};
@@ -34,9 +34,11 @@ impl Channel {
         if self.is_gone() {
             return Err(gone());
         }
-        // After a failure a late reply could be taken for that of the next request: nothing more is asked.
+        // After a failure a late reply could be taken for that of the next request: nothing more is asked, and the
+        // hang-up ends both processes.
         let lost = |errno: Errno| {
             self.gone.store(true, Ordering::Release);
+            let _ = shutdown(&*socket, Shutdown::Both);
             gone().detail(errno)
         };
         send(&socket, &request.encode(), descriptor).map_err(lost)?;

@@ -24,6 +24,8 @@ const GRACE: Duration = Duration::from_secs(30);
 /// Proofs that cannot be renewed are tried again after this, doubling.
 const RETRY: Duration = Duration::from_secs(5);
 const RETRY_LIMIT: Duration = Duration::from_secs(60);
+/// Files that could not be written are tried again after this, doubling up to the same limit.
+const WRITE_AGAIN: Duration = Duration::from_secs(1);
 /// A proof lapses after ten minutes; a volume whose lookups could come at any time renews it then, one whose files
 /// change renews it when they do.
 const RENEW: Duration = Duration::from_secs(10 * 60);
@@ -62,6 +64,8 @@ struct Mind {
     /// When to look at an edit again that could not be made ready: a fresh credential, or time, may help.
     edit: Option<Instant>,
     failures: u32,
+    /// Passes in a row that could not write.
+    unwritten: u32,
     told: HashSet<(String, &'static str)>,
 }
 
@@ -256,6 +260,12 @@ impl Keeper {
         self.node.dirty.notify_one();
         if let Some(error) = &pass.failure {
             self.tell_once(mind, "files", error);
+            // The vault may have nothing new for months.
+            let wait = RETRY_LIMIT.min(WRITE_AGAIN * 2u32.pow(mind.unwritten.min(6)));
+            mind.retry = Some(mind.retry.map_or(Instant::now() + wait, |at| at.min(Instant::now() + wait)));
+            mind.unwritten += 1;
+        } else if pass.wrote.is_some() {
+            mind.unwritten = 0;
         }
         self.look_around(mind);
     }
