@@ -14,6 +14,8 @@ mod args;
 pub mod confine;
 mod csi;
 mod facts;
+#[doc(hidden)]
+pub mod fuzzing;
 mod guards;
 mod identities;
 pub mod mounter;

@@ -8,10 +8,14 @@ mod api;
 mod application;
 #[path = "driver/class.rs"]
 mod class;
+#[path = "driver/confinement.rs"]
+mod confinement;
 #[path = "driver/forgery.rs"]
 mod forgery;
 #[path = "driver/hands.rs"]
 mod hands;
+#[path = "driver/hostile_request.rs"]
+mod hostile_request;
 #[path = "driver/hostile_tree.rs"]
 mod hostile_tree;
 #[path = "driver/identities.rs"]

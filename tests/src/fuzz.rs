@@ -1,7 +1,7 @@
 //! One function for each parser of outside bytes. `fuzz/` feeds them with libFuzzer, `tests/tests/fuzz_corpus.rs` with
 //! the committed corpora. Each asserts what must hold for any input; a panic is a finding.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use keyward_compat::{ClassInput, parse_class};
@@ -34,6 +34,7 @@ pub const TARGETS: &[Target] = &[
     ("trace_context", trace_context),
     ("pod_cgroup", pod_cgroup),
     ("mounter_protocol", mounter_protocol),
+    ("volume_context", volume_context),
 ];
 
 /// The wall time of every target.
@@ -210,6 +211,22 @@ pub fn trace_context(data: &[u8]) {
     if let Some(context) = keyward_core::trace::TraceContext::parse(data) {
         assert!(context.trace() != [0; 16] && context.span() != [0; 8]);
     }
+}
+
+/// A publish whose context and secrets (keys that begin with `!`) are lines of `name=value`, `\n` in a value being a
+/// line feed, is planned or refused; what is planned stays in its place and with the clouds' vaults.
+pub fn volume_context(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let (mut context, mut secrets) = (HashMap::new(), HashMap::new());
+    for (name, value) in text.lines().filter_map(|line| line.split_once('=')) {
+        let value = value.replace("\\n", "\n");
+        match name.strip_prefix('!') {
+            Some(name) => secrets.insert(name.to_owned(), value),
+            None => context.insert(name.to_owned(), value),
+        };
+    }
+    let config = config::node::parse(b"vaults: [{host: listed.example}]").expect("a configuration");
+    keyward_csi_driver::fuzzing::volume_context(context, secrets, &config);
 }
 
 /// What the mounter understands is the one form of it, and names no other place than its own.

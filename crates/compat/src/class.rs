@@ -68,6 +68,7 @@ impl Notes {
 ///
 /// # Errors
 /// `KW_CLASS_INVALID` with every mistake and its place; nothing is fetched before a class is entirely good.
+/// `KW_NOTIFY_NOT_HERE` when `notify` is all that is wrong.
 pub fn parse_class(class: &ClassInput<'_>, clouds: &dyn Fn(&str) -> Option<Cloud>) -> Result<ClassSpec> {
     if class.provider != PROVIDER {
         return Err(Error::new(
@@ -83,10 +84,18 @@ pub fn parse_class(class: &ClassInput<'_>, clouds: &dyn Fn(&str) -> Option<Cloud
     let cloud = cloud(&parameters, clouds, &mut notes);
     let vault = vault(&parameters, cloud.as_ref());
     let items = objects::read(parameters.text("objects"), &mistakes);
+    let notifying = items.iter().find(|(_, fields)| fields.notify.is_some()).map(|(index, _)| *index);
     // A class whose vault is wrong still gets all the mistakes of its objects.
     let host = vault.clone().or_else(|| VaultHost::parse("unknown.invalid").ok());
     let objects = host.map(|host| object::read_all(items, &host, &mistakes, &mut notes)).unwrap_or_default();
     mistakes.into_result(Code::ClassInvalid)?;
+    if let Some(index) = notifying {
+        let text = format!(
+            "{}.notify: the node plugin signals, runs and posts nothing for a pod; use the sidecar, or watch over gRPC",
+            objects::place(index)
+        );
+        return Err(Error::new(Code::NotifyNotHere, text));
+    }
     match (identity, cloud, vault, tenant) {
         (Some(identity), Some(cloud), Some(vault), Some(tenant)) => {
             Ok(ClassSpec { identity, cloud, vault, tenant, objects, notes: notes.0 })

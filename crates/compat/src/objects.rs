@@ -5,7 +5,7 @@ use std::fmt;
 use keyward_core::document::Mistakes;
 use serde::Deserialize;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
-use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::scalar::Int32;
 use crate::yaml;
@@ -25,6 +25,8 @@ pub(crate) struct Fields {
     pub(crate) object_format: Option<String>,
     pub(crate) object_encoding: Option<String>,
     pub(crate) file_permission: Option<String>,
+    /// Not the provider's, but one that people may expect to work here, too.
+    pub(crate) notify: Option<IgnoredAny>,
 }
 
 /// Reads the parameter; each object comes with its place in the list.

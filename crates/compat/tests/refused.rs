@@ -340,3 +340,17 @@ fn a_huge_text_and_a_huge_list_are_refused_early() {
         "objects: has 1001 entries, more than the 1000 allowed"
     );
 }
+
+#[test]
+fn notify_is_for_the_sidecar_and_said_so_once_the_rest_is_right() {
+    for objects in [
+        "- {objectName: one, objectType: secret, notify: {signal: HUP}}",
+        "array:\n- |\n  objectName: one\n  objectType: secret\n  notify: [anything]\n",
+    ] {
+        let error = class(&[("objects", objects)]).unwrap_err();
+        assert_eq!(error.code(), Code::NotifyNotHere);
+        assert!(error.message().starts_with("objects[0].notify: "), "{error}");
+    }
+    assert!(class(&[("objects", "- {objectName: one, objectType: secret, notify: null}")]).is_ok());
+    complaint(&[("objects", "- {objectName: one, objectType: nonsense, notify: {signal: HUP}}")]);
+}

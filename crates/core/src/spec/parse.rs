@@ -26,7 +26,8 @@ pub struct Context<'a> {
 /// # Errors
 /// `KW_OBJECT_INVALID` with every mistake; `KW_NOTIFY_NOT_HERE` when that is the only kind of mistake.
 pub fn parse_objects_text(text: &[u8], context: Context<'_>) -> Result<Vec<ObjectSpec>> {
-    let tree = document::parse(text)?;
+    let tree = document::parse(text)
+        .map_err(|error| Error::new(Code::ObjectInvalid, format!("objects: {}", error.message())))?;
     let mistakes = Mistakes::default();
     let Value::Array(items) = &tree else {
         return Err(Error::new(Code::ObjectInvalid, "objects: must be a list"));

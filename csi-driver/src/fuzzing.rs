@@ -1,0 +1,68 @@
+//! What fuzz targets call: how a volume's context is read, without a node around it.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use keyward_core::config::node::NodeConfig;
+use keyward_proto::csi::v1::volume_capability::{AccessType, MountVolume};
+use keyward_proto::csi::v1::{NodePublishVolumeRequest, VolumeCapability};
+
+use crate::plan::{Basis, ClassText, Plan};
+use crate::protocol::Place;
+use crate::request::{Source, Wanted};
+use crate::volume::{Presented, credential};
+
+/// Kubelet's root directory.
+const KUBELET: &str = "/var/lib/kubelet";
+
+/// Reads a publish with this volume context and these secrets, for a volume of the pod that the context names, and
+/// plans it; what begins with `class.` are the parameters of its class.
+///
+/// # Panics
+/// When what is accepted would leave the volume, leave the clouds' vaults, or take another pod's credential.
+pub fn volume_context(
+    context: HashMap<String, String>,
+    secrets: HashMap<String, String>,
+    config: &NodeConfig,
+) {
+    let uid = context.get("csi.storage.k8s.io/pod.uid").cloned().unwrap_or_default();
+    let Ok(place) = Place::new(&uid, "secrets") else { return };
+    let parameters = context
+        .iter()
+        .filter_map(|(key, value)| Some((key.strip_prefix("class.")?.to_owned(), value.clone())))
+        .collect();
+    let request = NodePublishVolumeRequest {
+        volume_id: place.volume_id().to_owned(),
+        target_path: place.target(Path::new(KUBELET)).display().to_string(),
+        volume_capability: Some(VolumeCapability {
+            access_type: Some(AccessType::Mount(MountVolume::default())),
+            access_mode: None,
+        }),
+        readonly: true,
+        volume_context: context,
+        secrets,
+        ..NodePublishVolumeRequest::default()
+    };
+    let wanted = match Wanted::read(Path::new(KUBELET), request) {
+        Ok(wanted) => wanted,
+        Err(error) => return assert!(!error.message().is_empty()),
+    };
+    assert!(wanted.place == place && wanted.pod.uid == uid, "another volume");
+    let mut basis = Basis::of(&wanted);
+    if let Source::Class(name) = &wanted.source {
+        basis.class = Some(ClassText { name: name.clone(), provider: "azure".to_owned(), parameters });
+    }
+    let plan = match Plan::make(&basis, &wanted.pod, config) {
+        Ok(plan) => plan,
+        Err(error) => return assert!(!error.message().is_empty()),
+    };
+    for host in plan.hosts() {
+        let listed = config.vaults.iter().any(|vault| vault.host == host);
+        assert!(listed || plan.cloud.owns(host.name()), "{host} is nobody's vault");
+    }
+    for in_secrets in [false, true] {
+        let Ok(presented) = Presented::of(&wanted, in_secrets) else { continue };
+        // Whether the token is genuine only its issuer knows; that it names this pod is ours to know.
+        drop(credential(&plan.way, &presented, &wanted.pod));
+    }
+}
