@@ -28,6 +28,8 @@ pub(crate) use room::{Grow, Owner, bytes_for};
 
 /// A class that does not exist may be on its way: pods and classes are often applied together.
 const CLASS_PATIENCE: Duration = Duration::from_secs(15);
+/// A volume of which nothing is remembered is taken on as soon as its pod has proved itself; kubelet asks again anyway.
+const ADOPTION: Duration = Duration::from_secs(5);
 /// What is left of kubelet's own deadline to answer in.
 const MARGIN: Duration = Duration::from_secs(2);
 
@@ -137,8 +139,17 @@ impl Node {
                 return Ok(true);
             }
         };
-        let presented =
-            self.facts.tokens_in_secrets().and_then(|in_secrets| Presented::of(wanted, in_secrets));
+        // That it is mounted says nothing of what may be read on: the class may be another by now (promise 7).
+        let proved = tokio::time::timeout(ADOPTION, self.prove_again(wanted, &resolved.plan)).await;
+        let presented = match proved
+            .unwrap_or_else(|_| Err(Error::new(Code::Timeout, "the token endpoint did not answer")))
+        {
+            Ok(presented) => presented,
+            Err(error) => {
+                tracing::warn!(pod = %wanted.pod.name, %error, "a mounted volume is kept as it is");
+                return Ok(true);
+            }
+        };
         let record = Record::new(
             wanted.place.volume().to_owned(),
             wanted.target.clone(),
@@ -146,11 +157,17 @@ impl Node {
             resolved.basis,
             wanted.grpc,
         );
-        let resumed = self.resume(wanted.place.clone(), record, root, presented.unwrap_or_default()).await;
+        let resumed = self.resume(wanted.place.clone(), record, root, presented).await;
         if let Err(error) = resumed {
             tracing::warn!(pod = %wanted.pod.name, %error, "a mounted volume is kept as it is");
         }
         Ok(true)
+    }
+
+    async fn prove_again(&self, wanted: &Wanted, plan: &Plan) -> Result<Presented> {
+        let presented = Presented::of(wanted, self.facts.tokens_in_secrets()?)?;
+        let tenant = self.identities.join(plan.way.settings(), &plan.cloud)?;
+        self.prove(plan, &presented, &wanted.pod, &tenant).await.map(|_| presented)
     }
 
     /// Everything that a volume is made of, before anything is made.

@@ -84,7 +84,9 @@ impl Node {
             .map_err(|error| Error::new(Code::Internal, "there is no file descriptor left").detail(error))?;
         // Sweeps what a killed driver left half written.
         let outputs = self.outputs(again, place.clone()).await?;
-        let engine = Engine::new(self.parts(&record.pod), declared, Some(outputs));
+        let mut engine = Engine::new(self.parts(&record.pod), declared, Some(outputs));
+        // Before anybody can ask: nothing is read upstream in the pod's name until it has proved itself anew.
+        engine.set_unproved(true);
         let serving = if record.grpc {
             Some(Serving::start(self, &root, engine.view(), record.basis.group, &record.pod)?)
         } else {

@@ -353,3 +353,64 @@ async fn after_a_revocation_a_running_pod_keeps_its_files_gets_nothing_new_and_n
     trusting(&["web", "batch"]);
     node.until_file(&revoked, "crown", b"after").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_class_edited_to_anothers_identity_while_the_driver_was_away_shows_nothing_of_that_identity() {
+    let Some(node) = Node::start(BINARY).await else { return };
+    node.configure(QUIET);
+    node.vault().set_secret("crown", CROWN);
+    node.vault().set_secret("bread", "mine");
+    let evil = node.emulator.identities().register(Registration::application().federated(
+        node.emulator.issuer().url(),
+        "system:serviceaccount:shop:evil",
+        TOKEN_EXCHANGE_AUDIENCE,
+    ));
+    node.vault().assign(&evil, keyward_emulator::Permission::READ_ALL);
+    let class = |client_id: &str, secret: &str| {
+        let objects =
+            format!("array:\n- |\n  objectName: {secret}\n  objectType: secret\n  objectAlias: bread\n");
+        node.api.put_class(
+            "shop",
+            "evil",
+            "azure",
+            &[
+                ("keyvaultName", "shop"),
+                ("tenantId", node.emulator.tenant_id()),
+                ("clientID", client_id),
+                ("objects", &objects),
+            ],
+        );
+    };
+    class(&evil.client_id, "bread");
+    let mut driver = node.drive().await;
+    let victim = node.volume("web-0", &["crown"]);
+    node.publish(&victim).await.unwrap();
+    let attacker = Pod::new("shop", "evil-0", "evil")
+        .volume(DRIVER, &[("secretProviderClass", "evil"), ("grpc", "true")]);
+    node.publish(&attacker).await.unwrap();
+    // The worst case: the edit comes while nobody looks, and what was remembered of the volume is lost.
+    let mounter = driver.mounter();
+    driver.kill(mounter).await;
+    class(&node.identity.client_id, "crown");
+    std::fs::write(node.kubelet.dir().join("state/volumes").join(attacker.id()), "lost").unwrap();
+    let driver = node.drive().await;
+    node.publish(&victim).await.unwrap();
+    // The volume is mounted, so a republish succeeds; and it is all that it does.
+    node.publish(&attacker).await.unwrap();
+    assert_eq!(node.read(&attacker, "bread").unwrap(), b"mine", "{}", driver.log());
+    let directory = std::fs::File::open(node.kubelet.target(&attacker)).unwrap();
+    let socket = format!("/proc/self/fd/{}/keyward.sock", std::os::fd::AsRawFd::as_raw_fd(&directory));
+    if let Ok(client) = crate::application::Client::connect(socket.into()).await {
+        let answer = client.get("bread").await;
+        assert!(answer.is_err_and(|status| !status.message().contains(CROWN)), "{}", driver.log());
+    }
+    // With its own identity in the class again it is served again.
+    class(&evil.client_id, "bread");
+    node.vault().rotate_secret("bread", "fresh");
+    let end = tokio::time::Instant::now() + PATIENCE;
+    while node.read(&attacker, "bread").unwrap() != b"fresh" {
+        assert!(tokio::time::Instant::now() < end, "{}", driver.log());
+        node.publish(&attacker).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
