@@ -452,3 +452,6 @@ async fn moved(newest: &mut Option<Watch>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;
