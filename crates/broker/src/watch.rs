@@ -52,7 +52,7 @@ impl Watch {
             // What others watch is kept current for all; but what they wait for in vain may be there by now.
             let wanted = if is_first { !current } else { state == State::Pending };
             if wanted && (memory.join(Urgency::Start).is_some() || memory.negative_until <= now) {
-                missing.push((entry.clone(), state != State::Stale));
+                missing.push(Missing { entry: entry.clone(), awaited: state != State::Stale, state });
                 memory.due = now + interval;
             }
             memory.due = memory.due.min(now + refresh.unwrap_or(interval));
@@ -123,28 +123,47 @@ impl Drop for Watch {
     }
 }
 
-/// Reads `entries` in parallel, after one warm-up for each vault and identity, so that challenge, token and connection
-/// are fetched once and not by each read. What is returned ends with the reads of those that are marked.
-fn fetch(shared: &Arc<Shared>, entries: Vec<(Arc<Entry>, bool)>) -> watch::Receiver<()> {
+/// An object to read for a watch.
+struct Missing {
+    entry: Arc<Entry>,
+    /// Whether the watch is ready only afterwards.
+    awaited: bool,
+    /// What it was when the watch began.
+    state: State,
+}
+
+impl Missing {
+    /// Whether another watch's read came in since: that one is as good.
+    fn is_read(&self) -> bool {
+        self.state != State::Fresh && self.entry.snapshot().state == State::Fresh
+    }
+}
+
+/// Reads in parallel what is missing, after one warm-up for each vault and identity, so that challenge, token and
+/// connection are fetched once and not by each read. What is returned ends with the reads that are awaited.
+fn fetch(shared: &Arc<Shared>, missing: Vec<Missing>) -> watch::Receiver<()> {
     let (open, reads) = watch::channel(());
     let open = Arc::new(open);
-    let mut vaults: BTreeMap<_, Vec<(Arc<Entry>, bool)>> = BTreeMap::new();
-    for entry in entries {
-        let key = &entry.0.key;
+    let mut vaults: BTreeMap<_, Vec<Missing>> = BTreeMap::new();
+    for missing in missing {
+        let key = &missing.entry.key;
         let vault = (key.identity.clone(), key.request.object.host().clone());
-        vaults.entry(vault).or_default().push(entry);
+        vaults.entry(vault).or_default().push(missing);
     }
-    for ((identity, host), entries) in vaults {
+    for ((identity, host), missing) in vaults {
         let (shared, open) = (shared.clone(), open.clone());
         tokio::spawn(async move {
-            let marked = entries.iter().any(|(_, marked)| *marked);
-            let open = marked.then_some(open);
+            let awaited = missing.iter().any(|missing| missing.awaited);
+            let open = awaited.then_some(open);
             if let Some(provider) = shared.provider(&identity) {
                 let _ = tokio::time::timeout(WARM_UP, provider.warm_up(&host)).await;
             }
-            let flights: Vec<_> =
-                entries.iter().map(|(entry, marked)| (shared.fly(entry, Urgency::Start), *marked)).collect();
-            for (flight, _) in flights.into_iter().filter(|(_, marked)| *marked) {
+            let flights: Vec<_> = missing
+                .iter()
+                .filter(|missing| !missing.is_read())
+                .map(|missing| (shared.fly(&missing.entry, Urgency::Start), missing.awaited))
+                .collect();
+            for (flight, _) in flights.into_iter().filter(|(_, awaited)| *awaited) {
                 let _ = land(flight).await;
             }
             drop(open);

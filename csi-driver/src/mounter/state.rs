@@ -36,7 +36,10 @@ pub(super) fn prepare(settings: &Settings) -> Result<()> {
         }
     }
     let mut table = Table::open().map_err(|error| failure(settings, "read the mount table", &error))?;
-    if source_at(&mut table, &directory, "snapshot").as_deref() == Some(STATE) {
+    // What cannot be told must not be mounted over.
+    let found = source_at(&mut table, &directory, "snapshot")
+        .map_err(|errno| failure(settings, "look at the snapshot directory", &errno))?;
+    if found.as_deref() == Some(STATE) {
         return Ok(());
     }
     let (mount, noswap) = make(&Plan {
@@ -96,9 +99,9 @@ pub(super) fn waiting_room(settings: &Settings, table: &Table) -> Result<OwnedFd
 }
 
 /// The source of our mount at `name`, if what is there is one.
-fn source_at(table: &mut Table, directory: &OwnedFd, name: &str) -> Option<String> {
-    let id = statx(directory, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::MNT_ID).ok()?.stx_mnt_id;
-    table.rows().ok()?.iter().find(|row| row.id == id).map(|row| row.source.clone())
+fn source_at(table: &mut Table, directory: &OwnedFd, name: &str) -> rustix::io::Result<Option<String>> {
+    let id = statx(directory, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::MNT_ID)?.stx_mnt_id;
+    Ok(table.rows()?.iter().find(|row| row.id == id).map(|row| row.source.clone()))
 }
 
 fn open(path: &Path) -> rustix::io::Result<OwnedFd> {

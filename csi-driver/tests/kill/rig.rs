@@ -155,6 +155,10 @@ impl Rig {
         if phase == Phase::Grow {
             self.make_small().await;
         }
+        if phase == Phase::Publish {
+            self.unpublish_at_last(&subject).await;
+            self.published = false;
+        }
         if phase.begins_published() && !self.published {
             self.publish_at_last(&subject).await;
             self.published = true;
