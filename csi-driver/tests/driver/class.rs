@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use keyward_proto::csi::v1::NodeGetVolumeHealthRequest;
-use keyward_test_support::fake_api::{DRIVERS, STATUSES};
+use keyward_test_support::fake_api::{CLASSES, DRIVERS, STATUSES};
 use keyward_test_support::kubelet::PodVolume;
 use keyward_test_support::node::{DRIVER, Driver, Node, PATIENCE};
 use serde_json::Value;
@@ -360,5 +360,36 @@ async fn the_driver_stands_in_under_the_name_of_the_secrets_store_driver() {
     let events = node.api.events();
     assert!(events.iter().all(|event| event["reportingController"] == OTHER), "{events:?}");
     node.kubelet.unpublish(&volume).await.unwrap();
+    drop(driver);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn classes_of_the_old_version_are_served_and_one_that_is_deleted_leaves_its_volumes_as_they_are() {
+    let Some(node) = Node::start(BINARY).await else { return };
+    node.api.serve_versions(&["v1alpha1"]);
+    node.vault().set_secret("a", "1");
+    put_class(&node, "old", &[&entry("a")], &[]);
+    let driver = node.drive().await;
+    let volume = of_class(&node, "web-0", "old");
+    node.publish(&volume).await.unwrap();
+    node.api.delete(CLASSES, "shop", "old");
+    node.vault().rotate_secret("a", "2");
+    node.until_file(&volume, "a", b"2").await;
+    node.publish(&volume).await.unwrap();
+    assert_eq!(names(&node.kubelet, &volume), ["a"]);
+    assert!(notes(&node, &volume, "SecretsRotationFailed").is_empty());
+    drop(driver);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_class_that_never_comes_is_named_in_the_answer_and_in_an_event() {
+    let Some(node) = Node::start(BINARY).await else { return };
+    let driver = node.drive().await;
+    let volume = of_class(&node, "web-0", "never");
+    let text = assert_refused(node.publish(&volume).await, Code::NotFound, "KW_CLASS_NOT_FOUND");
+    assert!(text.contains("`never`") && text.contains("`shop`"), "{text}");
+    node.api.until("an event", |_| !notes(&node, &volume, "SecretsMountFailed").is_empty()).await;
+    assert!(notes(&node, &volume, "SecretsMountFailed")[0].contains("KW_CLASS_NOT_FOUND"));
+    assert!(node.kubelet.mounts().is_empty());
     drop(driver);
 }

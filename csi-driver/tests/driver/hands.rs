@@ -36,6 +36,19 @@ pub(crate) async fn publish_until_ok(node: &Node, volume: &PodVolume) {
     }
 }
 
+/// Publishes once, as a kubelet of less patience.
+pub(crate) async fn publish_within(
+    node: &Node,
+    volume: &PodVolume,
+    patience: Duration,
+) -> Result<(), Status> {
+    let directory = node.kubelet.target(volume);
+    std::fs::create_dir_all(directory.parent().unwrap()).unwrap();
+    let mut request = tonic::Request::new(node.kubelet.request(volume, &node.context(&volume.pod)));
+    request.set_timeout(patience);
+    node.kubelet.node(&volume.driver).await?.node_publish_volume(request).await.map(drop)
+}
+
 /// The vault and Entra answer every request with 503.
 pub(crate) fn everything_is_down(node: &Node) {
     node.emulator.faults().set(Fault::on("*", status(503)));

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::BINARY;
 use crate::application::Client;
-use crate::hands::{Writable, door, generation, listing, secret, until_else};
+use crate::hands::{Writable, door, generation, listing, publish_until_ok, secret, until_else};
 
 /// Everything at once: `outside` is a directory of the node that must stay as it is.
 fn plant(node: &Node, volume: &PodVolume, outside: &Path, time: u32) {
@@ -99,7 +99,7 @@ async fn what_a_container_plants_is_repaired_by_republish_rotation_or_restart_an
     driver.kill(driver.mounter()).await;
     plant(&node, &volume, &outside, 3);
     let driver = node.drive().await;
-    node.publish(&volume).await.unwrap();
+    publish_until_ok(&node, &volume).await;
     is_whole(&node, &volume, b"next").await;
     is_clean(&node, &volume).await;
     untouched(&outside);

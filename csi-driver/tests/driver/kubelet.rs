@@ -353,7 +353,7 @@ async fn a_publish_that_failed_for_now_is_never_answered_ok_without_a_mount() {
     node.emulator.faults().set(Fault::on("secrets.get", Effect::Hang).for_object("hangs"));
     node.emulator.faults().set(Fault::on("secrets.get", status(503)).for_object("fails"));
     let volumes = [node.volume("hangs-0", &["first", "hangs"]), node.volume("fails-0", &["first", "fails"])];
-    for _ in 0..3 {
+    for _ in 0..2 {
         for answer in futures::future::join_all(volumes.iter().map(|volume| node.publish(volume))).await {
             assert_refused(answer, Code::Unavailable, "KW_");
         }

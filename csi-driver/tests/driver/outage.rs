@@ -12,7 +12,10 @@ use tonic::Code;
 
 use crate::BINARY;
 use crate::class::{entry, of_class, put_class};
-use crate::hands::{assert_refused, publish_until_ok, secret, status, until_else};
+use crate::hands::{assert_refused, publish_until_ok, publish_within, secret, status, until_else};
+
+/// The deadline of a kubelet that does not wait for long.
+const IMPATIENT: Duration = Duration::from_secs(4);
 
 /// One row: what fails, and how a first publish must answer.
 struct Row {
@@ -112,7 +115,12 @@ async fn a_first_publish_says_which_hop_failed_by_a_stable_code_and_succeeds_onc
     // Each pod has a token of its own, which is exchanged by itself.
     for row in &entra {
         let id = node.emulator.faults().set(fault(row));
-        let text = assert_refused(node.publish(&volume(&node, row, "first")).await, row.code, row.reason);
+        let volume = volume(&node, row, "first");
+        let answer = match row.effect {
+            Effect::Hang => publish_within(&node, &volume, IMPATIENT).await,
+            _ => node.publish(&volume).await,
+        };
+        let text = assert_refused(answer, row.code, row.reason);
         assert!(text.contains("hop: "), "{}: {text}", row.name);
         node.emulator.faults().clear(id);
     }
@@ -187,7 +195,7 @@ async fn without_the_api_server_volumes_with_objects_of_their_own_are_published_
     let known = of_class(&node, "known-1", "known");
     node.publish(&known).await.unwrap();
     let unknown = of_class(&node, "unknown-0", "unknown");
-    let answer = node.publish(&unknown).await.unwrap_err();
+    let answer = publish_within(&node, &unknown, IMPATIENT).await.unwrap_err();
     assert!(answer.message().contains("KW_"), "{answer:?}");
     assert!(matches!(answer.code(), Code::Unavailable | Code::NotFound), "{answer:?}");
     // Whose identity is an annotation is the API's to tell.
