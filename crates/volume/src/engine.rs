@@ -9,7 +9,7 @@ use keyward_core::audit::{Actor, AuditSink};
 use keyward_core::observe::{Event, Observer};
 use keyward_core::spec::{Decode, Format, Notify, ObjectSource, ObjectSpec, Source};
 use keyward_core::{
-    Clock, Content, Error, FetchRequest, IdentityKey, ObjectKey, Result, Served, Snapshot, State, Version,
+    Clock, Code, Content, Error, FetchRequest, IdentityKey, ObjectKey, Result, Served, Snapshot, State, Version,
 };
 use keyward_delivery::atomic::Committed;
 use keyward_delivery::projection::{Defaults, Projected, Projection, project};
@@ -257,15 +257,21 @@ impl Engine {
     async fn project(&self, snapshots: Snapshots) -> Arc<Projection> {
         let (declared, previous) = (Arc::clone(&self.declared), self.latest.clone());
         let plain = declared.specs.iter().all(|spec| is_plain(spec, &snapshots));
+        // Lives as long as this call: a caller whose patience ends takes the result along, and the rest is not made.
+        let wanted = conversions::Wanted::default();
+        let given_up = wanted.watch();
         let work = move || {
-            let of = |source: &ObjectSource| snapshots.get(&request(source)).cloned();
+            let of = |source: &ObjectSource| {
+                let wanted = !given_up.is_so();
+                wanted.then(|| snapshots.get(&request(source)).cloned()).flatten()
+            };
             Arc::new(project(&declared.specs, &of, previous.as_deref(), &declared.defaults))
         };
         if plain {
             return work();
         }
-        // Only a panic of projection itself leaves nothing, and it was reported by the panic hook.
-        conversions::aside(work).await.unwrap_or_else(|| self.latest.clone().unwrap_or_default())
+        let kept = || self.latest.clone().unwrap_or_else(|| Arc::new(nothing(&self.declared)));
+        conversions::aside(work).await.unwrap_or_else(kept)
     }
 
     async fn write(&mut self, projection: &Projection) -> Result<Option<Committed>> {
@@ -361,6 +367,13 @@ fn doubted(served: Served) -> Served {
         State::Fresh => Served { state: State::Stale, ..served },
         State::Pending | State::Stale | State::Expired | State::Revoked => served,
     }
+}
+
+/// What a defect leaves: no entry, and none of them complete, so that no volume is mounted empty.
+fn nothing(declared: &Declared) -> Projection {
+    let reason = Error::new(Code::Internal, "the volume's content could not be converted");
+    let missing = declared.specs.iter().map(|spec| (spec.name.clone(), reason.clone()));
+    Projection { missing_required: missing.collect(), ..Projection::default() }
 }
 
 /// Whether its value is delivered as the provider gives it, so that projecting it is a matter of counting references.
