@@ -53,7 +53,9 @@ impl Broker {
         for entry in self.shared.cache.read().all().iter().filter(|entry| entry.key.identity == identity) {
             let mut memory = entry.memory();
             memory.negative_until = now;
-            if memory.flight.is_none() && (memory.history.failures() > 0 || !memory.history.held()) {
+            // What was never tried is about to be read by the watch that began with it.
+            let failed = memory.history.failures() > 0 || (!memory.history.held() && entry.is_tried());
+            if memory.flight.is_none() && failed {
                 memory.due = now;
             }
         }
