@@ -208,7 +208,7 @@ impl Rig {
         let seen = look(&self.node.kubelet.target(&self.subject));
         match (phase, answer) {
             (Phase::Publish, Ok(())) => {
-                assert!(matches!(seen, Ok(Seen::Whole(_))), "published, but {seen:?}")
+                assert!(matches!(seen, Ok(Seen::Whole(_))), "published, but {seen:?}");
             }
             (Phase::Publish, Err(status)) if !died && is_refusal(status) => {
                 assert_eq!(seen, Ok(Seen::NotMounted), "{status:?} at {counted:?}");
@@ -227,7 +227,7 @@ impl Rig {
         }
         match phase {
             // A pod may go before its volume was ever published.
-            Phase::Publish if !answered && shot.nth % 2 == 0 => {}
+            Phase::Publish if !answered && shot.nth.is_multiple_of(2) => {}
             Phase::Unpublish => {}
             _ => {
                 self.publish_at_last(&subject).await;
@@ -235,7 +235,7 @@ impl Rig {
             }
         }
         self.reader.tampered(false);
-        if died || shot.nth % 8 == 0 {
+        if died || shot.nth.is_multiple_of(8) {
             self.rotate();
         }
         self.settle().await;

@@ -136,6 +136,7 @@ struct Tracer {
 }
 
 impl Tracer {
+    #[expect(clippy::zombie_processes, reason = "the tracer waits for all that it traces")]
     fn run(mut self, command: &mut Command) {
         let mut child = command.spawn().unwrap();
         self.mounter = Pid::from_raw(i32::try_from(child.id()).unwrap());
