@@ -102,7 +102,7 @@ impl Rig {
             serving: None,
             teller,
         };
-        tokio::spawn(keeper.run(orders));
+        tokio::spawn(Box::new(keeper).run(orders));
         Self { emulator, identity, clock, view, volume, _state: state }
     }
 
