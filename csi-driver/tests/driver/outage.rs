@@ -93,7 +93,9 @@ async fn rig() -> Option<Node> {
 async fn a_first_publish_says_which_hop_failed_by_a_stable_code_and_succeeds_once_it_is_over() {
     let Some(node) = rig().await else { return };
     let driver = node.drive().await;
-    let (entra, vault): (Vec<_>, Vec<_>) = rows().into_iter().partition(|row| row.operation == "token.*");
+    // Of Entra's endpoint there is one, and a connection that is reset takes the requests of others along.
+    let alone = |row: &Row| row.operation == "token.*" || row.effect == Effect::Reset;
+    let (single, vault): (Vec<_>, Vec<_>) = rows().into_iter().partition(alone);
     // Faults of one object each: all rows at once.
     for row in &vault {
         node.emulator.faults().set(fault(row));
@@ -113,7 +115,7 @@ async fn a_first_publish_says_which_hop_failed_by_a_stable_code_and_succeeds_onc
     assert!(node.kubelet.mounts().is_empty());
     node.emulator.faults().clear_all();
     // Each pod has a token of its own, which is exchanged by itself.
-    for row in &entra {
+    for row in &single {
         let id = node.emulator.faults().set(fault(row));
         let volume = volume(&node, row, "first");
         let answer = match row.effect {
@@ -125,7 +127,7 @@ async fn a_first_publish_says_which_hop_failed_by_a_stable_code_and_succeeds_onc
         node.emulator.faults().clear(id);
     }
     assert!(node.kubelet.mounts().is_empty());
-    let all: Vec<_> = vault.iter().chain(&entra).map(|row| volume(&node, row, "first")).collect();
+    let all: Vec<_> = vault.iter().chain(&single).map(|row| volume(&node, row, "first")).collect();
     futures::future::join_all(all.iter().map(|volume| publish_until_ok(&node, volume))).await;
     for volume in &all {
         assert_eq!(node.read(volume, "other").unwrap(), b"1");
