@@ -110,7 +110,7 @@ impl Node {
             serving,
             teller,
         };
-        tokio::spawn(keeper.run(orders));
+        tokio::spawn(Box::new(keeper).run(orders));
         Ok(())
     }
 

@@ -1,4 +1,5 @@
 use std::fmt;
+use std::sync::Arc;
 
 use crate::cloud::Cloud;
 use crate::{Code, Error, Result};
@@ -92,7 +93,7 @@ impl Collection {
 
 /// A version id as the provider made it: 32 lower-case hex digits in Key Vault.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Version(String);
+pub struct Version(Arc<str>);
 
 impl Version {
     /// Accepts only what [`is_version`] accepts, in either case; held in lower case.
@@ -102,7 +103,7 @@ impl Version {
     pub fn parse(text: &str) -> Result<Self> {
         let lower = text.to_ascii_lowercase();
         if is_version(&lower) {
-            Ok(Self(lower))
+            Ok(Self(lower.into()))
         } else {
             Err(Error::new(Code::ObjectInvalid, "a version is 32 hexadecimal digits as the vault shows it"))
         }

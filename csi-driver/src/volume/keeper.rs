@@ -85,7 +85,7 @@ pub(crate) fn versions(engine: &Engine, ids: &[(String, String)]) -> Vec<ObjectV
 
 impl Keeper {
     /// Runs until the volume is to be unmounted.
-    pub(crate) async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+    pub(crate) async fn run(mut self: Box<Self>, mut orders: mpsc::Receiver<Order>) {
         let mut mind = Mind::default();
         self.schedule(&mut mind);
         let mut classes = self.classes();
@@ -112,11 +112,11 @@ impl Keeper {
                         let _ = done.send(());
                     }
                     Some(Order::Stop(done)) => {
-                        self.end().await;
+                        Box::pin(self.end()).await;
                         let _ = done.send(());
                         return;
                     }
-                    None => return self.end().await,
+                    None => return Box::pin(self.end()).await,
                 },
                 () = self.engine.changed() => self.deliver(&mut mind).await,
                 // What is rare and large is not part of what every volume keeps in memory.
@@ -128,8 +128,8 @@ impl Keeper {
         }
     }
 
-    async fn end(self) {
-        let Self { serving, engine, tenant, volume, teller, .. } = self;
+    async fn end(self: Box<Self>) {
+        let Self { serving, engine, tenant, volume, teller, .. } = *self;
         if let Some(serving) = serving {
             serving.end().await;
         }

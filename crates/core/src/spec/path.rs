@@ -1,8 +1,9 @@
 use std::fmt;
+use std::sync::Arc;
 
 /// A file's path below the mount: relative, already clean, safe to create beneath a directory descriptor.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct FilePath(String);
+pub struct FilePath(Arc<str>);
 
 /// Longest path, in bytes.
 const MAX_PATH: usize = 1024;
@@ -44,7 +45,7 @@ impl FilePath {
                 _ => {}
             }
         }
-        Ok(Self(text.to_owned()))
+        Ok(Self(text.into()))
     }
 
     /// The path.
@@ -70,7 +71,7 @@ impl FilePath {
     #[must_use]
     pub fn clashes_with(&self, other: &Self) -> bool {
         let (short, long) = if self.0.len() <= other.0.len() { (self, other) } else { (other, self) };
-        long.0.strip_prefix(&short.0).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        long.0.strip_prefix(&*short.0).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 }
 
