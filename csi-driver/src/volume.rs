@@ -72,7 +72,8 @@ impl Volume {
     pub(crate) fn is_intact(&self, found: &Found) -> Intact {
         let Found::Ours(mount) = found else { return Intact::Gone };
         // The same tmpfs that is written to, and not another that was mounted over it.
-        let same = fstat(&self.root).is_ok_and(|root| root.st_dev == mount.device && root.st_ino == mount.inode);
+        let same =
+            fstat(&self.root).is_ok_and(|root| root.st_dev == mount.device && root.st_ino == mount.inode);
         if !same || !mount.read_only {
             return Intact::Gone;
         }

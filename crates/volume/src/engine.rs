@@ -9,7 +9,8 @@ use keyward_core::audit::{Actor, AuditSink};
 use keyward_core::observe::{Event, Observer};
 use keyward_core::spec::{Decode, Format, Notify, ObjectSource, ObjectSpec, Source};
 use keyward_core::{
-    Clock, Code, Content, Error, FetchRequest, IdentityKey, ObjectKey, Result, Served, Snapshot, State, Version,
+    Clock, Code, Content, Error, FetchRequest, IdentityKey, ObjectKey, Result, Served, Snapshot, State,
+    Version,
 };
 use keyward_delivery::atomic::Committed;
 use keyward_delivery::projection::{Defaults, Projected, Projection, project};

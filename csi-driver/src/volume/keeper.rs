@@ -406,7 +406,8 @@ impl Keeper {
         self.engine.redeclare(declared);
         self.record.basis = basis;
         self.record.histories = histories.write();
-        (self.plan, self.tenant, self.ids, self.histories) = (plan.expanded(), tenant, expanded.ids, histories);
+        (self.plan, self.tenant, self.ids, self.histories) =
+            (plan.expanded(), tenant, expanded.ids, histories);
         let (state, record) = (self.node.state.clone(), self.record.clone());
         let volume_id = self.volume.place.volume_id().to_owned();
         let saved = self.node.blocking(move |_| state.save(&volume_id, &record)).await;

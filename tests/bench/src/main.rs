@@ -57,7 +57,9 @@ fn main() -> ExitCode {
         match options.peer {
             Some(Peer::Raw { socket }) => peers::raw(&socket).await,
             Some(Peer::Echo { socket }) => peers::echo(&socket).await,
-            None => figures::all(&options.sidecar, &options.driver, options.quick, options.only.as_deref()).await,
+            None => {
+                figures::all(&options.sidecar, &options.driver, options.quick, options.only.as_deref()).await
+            }
         }
     });
     match result {

@@ -40,7 +40,8 @@ impl NodeRig {
 
     /// Rotation checks come this often.
     pub(crate) fn check_every(&self, interval: &str) {
-        self.node.configure(&format!("rotation: {{interval: {interval}, jitter: 0}}\nlog: {{level: warn}}\n"));
+        self.node
+            .configure(&format!("rotation: {{interval: {interval}, jitter: 0}}\nlog: {{level: warn}}\n"));
     }
 
     /// Every answer takes 20 ms longer.

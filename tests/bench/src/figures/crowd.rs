@@ -119,7 +119,10 @@ pub(super) async fn beside_a_hostile_volume(bench: &Bench<'_>) -> Outcome<Vec<Ro
     Ok(vec![Row {
         what: "others' publish p95 beside one hostile volume (2 million key-derivation iterations for each try)",
         target: "≤ 20 % more than without",
-        measured: format!("{rise:+.0} % ({beside:.1} ms; without {alone:.1} ms; {tries} tries answered, the first after {:.0} ms)", millis(cost)),
+        measured: format!(
+            "{rise:+.0} % ({beside:.1} ms; without {alone:.1} ms; {tries} tries answered, the first after {:.0} ms)",
+            millis(cost)
+        ),
         reached: rise <= 20.0,
     }])
 }
@@ -156,7 +159,8 @@ fn plant(vault: &VaultHandle) {
     let sha1 = element(0x06, &[&[0x2b, 0x0e, 0x03, 0x02, 0x1a]]);
     let safes = element(0x30, &[&data, &element(0xa0, &[&element(0x04, &[&element(0x30, &[])])])]);
     let digest = element(0x30, &[&element(0x30, &[&sha1, &[0x05, 0x00]]), &element(0x04, &[&[0; 20]])]);
-    let mac = element(0x30, &[&digest, &element(0x04, &[b"saltsalt"]), &element(0x02, &[&[0x0f, 0x42, 0x40]])]);
+    let mac =
+        element(0x30, &[&digest, &element(0x04, &[b"saltsalt"]), &element(0x02, &[&[0x0f, 0x42, 0x40]])]);
     let store = element(0x30, &[&[0x02, 0x01, 0x03], &safes, &mac]);
     vault.set_secret("hostile", STANDARD.encode(store));
 }

@@ -74,7 +74,9 @@ pub(super) async fn cold(bench: &Bench<'_>) -> Outcome<Vec<Row>> {
         let (mut first, mut second) = (Samples::default(), Samples::default());
         let (mut gets, mut peak) = (0, 0);
         for _ in 0..bench.samples(12) {
-            let Some(rig) = NodeRig::start(bench.driver, objects, http2).await? else { return Ok(Vec::new()) };
+            let Some(rig) = NodeRig::start(bench.driver, objects, http2).await? else {
+                return Ok(Vec::new());
+            };
             let mut driver = rig.drive().await;
             rig.far_away();
             first.push(rig.publish(&rig.call("web-0", objects)?).await?);
