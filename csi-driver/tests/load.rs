@@ -13,6 +13,7 @@ use keyward_emulator::{
 use keyward_test_support::kubelet::{Pod, PodVolume};
 use keyward_test_support::node::{DRIVER, Driver, Node, PATIENCE, VAULT};
 use serde_json::json;
+use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
 /// The binary under test.
@@ -99,9 +100,13 @@ async fn publish_all(node: &Node, volumes: &[PodVolume]) -> Cost {
     }
 }
 
+/// One full node at a time: two of them would be measured against each other's processor.
+static ALONE: Mutex<()> = Mutex::const_new(());
+
 /// Publishes what is wanted and checks every file. Returns the cost and how many (identity, object) pairs there were.
 async fn load(wants: &[Want], accounts: &[&'static str]) -> Option<(Cost, u64)> {
     let names = wants.iter().flat_map(|want| want.objects.iter().cloned()).collect();
+    let _alone = ALONE.lock().await;
     let (node, identities, _driver) = rig(&names, accounts, "1h").await?;
     let of = |want: &Want| accounts.iter().position(|account| *account == want.account).unwrap();
     let volumes: Vec<_> = wants
