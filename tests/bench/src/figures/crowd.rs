@@ -111,18 +111,56 @@ pub(super) async fn beside_a_hostile_volume(bench: &Bench<'_>) -> Outcome<Vec<Ro
         // What was still under way is over before there is peace again.
         refused(&rig, &hostile).await?;
     }
+    let as_kubelet = paced(bench, &rig, &hostile).await?;
     driver.stop().await;
     let (alone, beside) = (median(alone), median(beside));
     let rise = (beside / alone - 1.0) * 100.0;
-    Ok(vec![Row {
-        what: "others' publish p95 beside one hostile volume (2 million key-derivation iterations for each try)",
+    Ok(vec![
+        Row {
+            what: "others' publish p95 beside one hostile volume (2 million key-derivation iterations for each try), tried again without any pause",
+            target: "≤ 20 % more than without",
+            measured: format!(
+                "{rise:+.0} % ({beside:.1} ms; without {alone:.1} ms; {tries} tries answered, the first after {:.0} ms)",
+                millis(cost)
+            ),
+            reached: rise <= 20.0,
+        },
+        as_kubelet,
+    ])
+}
+
+/// The same volume, tried again as kubelet does: after half a second, then after twice as long each time.
+async fn paced(bench: &Bench<'_>, rig: &NodeRig, hostile: &Call) -> Outcome<Row> {
+    let pods = bench.samples(4000);
+    let start = Instant::now();
+    let alone = millis(one_by_one(rig, "calm", pods).await?.quantile(0.95));
+    let length = start.elapsed();
+    let mut tries = 0;
+    let attack = async {
+        let mut pause = Duration::from_millis(500);
+        loop {
+            if let Err(error) = refused(rig, hostile).await {
+                return error;
+            }
+            tries += 1;
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+    };
+    let beside = tokio::select! {
+        measured = one_by_one(rig, "beside", pods) => millis(measured?.quantile(0.95)),
+        error = attack => return Err(error),
+    };
+    let rise = (beside / alone - 1.0) * 100.0;
+    Ok(Row {
+        what: "the same, tried again as kubelet does (after 0.5 s, doubling)",
         target: "≤ 20 % more than without",
         measured: format!(
-            "{rise:+.0} % ({beside:.1} ms; without {alone:.1} ms; {tries} tries answered, the first after {:.0} ms)",
-            millis(cost)
+            "{rise:+.0} % ({beside:.1} ms; without {alone:.1} ms; {tries} tries answered within {:.0} s)",
+            length.as_secs_f64()
         ),
         reached: rise <= 20.0,
-    }])
+    })
 }
 
 /// Publishes what must be refused for its content, once no earlier call for it is under way.
