@@ -45,7 +45,6 @@ async fn an_idle_server_costs_little_and_ends_at_once_though_a_client_is_connect
         }
     }
     let each = (resident() - before) / SERVERS;
-    println!("{each} bytes for each idle server");
     let _client = connect(&dir.path().join("0.sock")).await.unwrap();
     let began = Instant::now();
     stop.cancel();

@@ -78,7 +78,6 @@ async fn a_further_volume_of_objects_held_already_costs_little() {
         }
     }
     let each = (resident() - before) / VOLUMES;
-    println!("{each} bytes for each further volume of {OBJECTS} objects");
     assert!(each <= MOST, "{each} bytes for each further volume");
 }
 

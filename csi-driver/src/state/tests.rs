@@ -56,7 +56,7 @@ fn a_record_is_read_back_as_it_was_written_and_is_for_its_owner_alone() {
     let id = record.place().unwrap().volume_id().to_owned();
     state.save(&id, &record).unwrap();
     state.save(&id, &record).unwrap();
-    assert_eq!(names(directory.path()), [id.clone()]);
+    assert_eq!(names(directory.path()), std::slice::from_ref(&id));
     let mode = std::fs::metadata(directory.path().join(&id)).unwrap().permissions().mode();
     assert_eq!(mode & 0o7777, 0o600);
     let loaded = state.load().unwrap();

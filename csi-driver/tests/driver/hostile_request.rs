@@ -7,7 +7,7 @@ use futures::future::join_all;
 use keyward_proto::csi::v1::volume_capability::{AccessType, BlockVolume};
 use keyward_proto::csi::v1::{NodePublishVolumeRequest, NodeUnpublishVolumeRequest, VolumeCapability};
 use keyward_test_support::kubelet::PodVolume;
-use keyward_test_support::node::{DRIVER, Driver, Node, PATIENCE, VAULT};
+use keyward_test_support::node::{DRIVER, Driver, Node, PATIENCE};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use serde_json::json;
 use tonic::{Code, Status};
@@ -249,13 +249,13 @@ async fn requests_that_kubelet_does_not_make_are_invalid_arguments_over_the_wire
             "KW_REQUEST_INVALID",
             Box::new(move |r| {
                 if lacking & 1 != 0 {
-                    r.volume_id.clear()
+                    r.volume_id.clear();
                 }
                 if lacking & 2 != 0 {
-                    r.target_path.clear()
+                    r.target_path.clear();
                 }
                 if lacking & 4 != 0 {
-                    r.volume_capability = None
+                    r.volume_capability = None;
                 }
             }),
         ));

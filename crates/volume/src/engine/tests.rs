@@ -45,7 +45,8 @@ impl World {
                 None => format!("{{from: 'https://{host}/secrets/{name}'}}"),
             })
             .collect();
-        let context = Context { cloud: &Cloud::public(), listed_hosts: &[host.clone()], notify: true };
+        let context =
+            Context { cloud: &Cloud::public(), listed_hosts: std::slice::from_ref(host), notify: true };
         let specs = parse_objects_text(format!("[{}]", items.join(", ")).as_bytes(), context).unwrap();
         let defaults = Defaults { mode: 0o444, uid: None, gid: None };
         Declared { specs, defaults, identity: Arc::clone(&self.identity) }
