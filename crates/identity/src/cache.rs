@@ -42,6 +42,9 @@ struct Shared {
     entries: Mutex<BTreeMap<String, Arc<Mutex<Entry>>>>,
 }
 
+/// Exchanges in a row whose tokens ended before they arrived.
+const EXCHANGES: usize = 3;
+
 /// What waiters of an exchange are given, once.
 type Outcome = watch::Receiver<Option<Result<AccessToken>>>;
 
@@ -134,6 +137,29 @@ impl TokenCache {
         }
     }
 
+    /// From memory, or from one exchange.
+    async fn token_once(&self, resource: &str) -> Result<AccessToken> {
+        let entry = self.entry(resource)?;
+        let mut outcome = {
+            let mut state = entry.lock();
+            let now = self.shared.clock.boot();
+            if let Some(held) = state.valid(now) {
+                let token = held.token.clone();
+                // Normally the background is first; after a suspension its timer is late.
+                if state.is_due(now) {
+                    self.flight(resource, &entry, &mut state);
+                }
+                return Ok(token);
+            }
+            if let Some(error) = state.held_off(now) {
+                return Err(error);
+            }
+            self.flight(resource, &entry, &mut state)
+        };
+        let ended = outcome.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
+        ended.unwrap_or_else(|| Err(Error::new(Code::ShuttingDown, "the token exchange was ended")))
+    }
+
     fn entry(&self, resource: &str) -> Result<Arc<Mutex<Entry>>> {
         let mut entries = self.shared.entries.lock();
         if let Some(entry) = entries.get(resource) {
@@ -179,25 +205,15 @@ impl TokenSource for TokenCache {
     }
 
     async fn token(&self, resource: &str) -> Result<AccessToken> {
-        let entry = self.entry(resource)?;
-        let mut outcome = {
-            let mut state = entry.lock();
-            let now = self.shared.clock.boot();
-            if let Some(held) = state.valid(now) {
-                let token = held.token.clone();
-                // Normally the background is first; after a suspension its timer is late.
-                if state.is_due(now) {
-                    self.flight(resource, &entry, &mut state);
-                }
+        for _ in 0..EXCHANGES {
+            let token = self.token_once(resource).await?;
+            // The machine may have been suspended while it was fetched.
+            if token.expires_boot > self.shared.clock.boot() {
                 return Ok(token);
             }
-            if let Some(error) = state.held_off(now) {
-                return Err(error);
-            }
-            self.flight(resource, &entry, &mut state)
-        };
-        let ended = outcome.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
-        ended.unwrap_or_else(|| Err(Error::new(Code::ShuttingDown, "the token exchange was ended")))
+        }
+        let text = "every token ended before it arrived; is the machine suspended again and again?";
+        Err(Error::new(Code::TokenUnavailable, text).identity(&self.shared.identity))
     }
 
     fn reject(&self, resource: &str, token: &AccessToken) {

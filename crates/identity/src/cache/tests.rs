@@ -288,6 +288,20 @@ async fn refresh_goes_on_after_a_first_failure_a_rejection_and_a_reload() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_token_that_ended_while_it_was_fetched_is_fetched_again() {
+    let (cache, script, clock) = cache();
+    *script.takes.lock() = Duration::from_secs(1);
+    *script.lifetime.lock() = Duration::from_secs(40);
+    let suspend = async {
+        sleep(Duration::from_millis(500)).await;
+        *clock.suspended.lock() += Duration::from_secs(3600);
+    };
+    let (token, ()) = tokio::join!(cache.token(VAULT), suspend);
+    assert!(token.ok().unwrap().expires_boot > clock.boot());
+    assert_eq!(script.count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn dropping_the_cache_ends_its_background_work() {
     let (cache, script, _) = cache();
     assert_eq!(number(&cache).await, Ok(1));
