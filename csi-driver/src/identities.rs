@@ -80,12 +80,14 @@ impl Identities {
         Ok(tenant)
     }
 
-    /// Proves the identity with a pod's own credential, and leaves a record when that took an exchange.
+    /// Proves the identity with a pod's own credential, and leaves a record when that took an exchange. Where there is
+    /// nothing to bring, the administrator's list has proved it.
     ///
     /// # Errors
     /// `KW_TOKEN_REFUSED` and the other errors of an exchange; `KW_AUDIT_UNAVAILABLE` when nothing may go unrecorded.
     pub(crate) async fn prove(&self, tenant: &Tenant, credential: &Credential, pod: &Pod) -> Result<()> {
-        if tenant.shared.is_proved(credential, &tenant.audience) {
+        let nothing_to_prove = matches!(credential, Credential::None);
+        if nothing_to_prove || tenant.shared.is_proved(credential, &tenant.audience) {
             return Ok(());
         }
         let proved = tenant.shared.prove(credential, &tenant.audience).await;

@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -32,6 +32,8 @@ pub(crate) struct Node {
     pub(crate) dirty: Notify,
     guards: Guards,
     volumes: Mutex<HashMap<String, Arc<Volume>>>,
+    /// Mounted volumes that kubelet calls for although nothing is known of them: their pods run.
+    asked_for: Mutex<HashSet<Place>>,
 }
 
 /// What the command line and the administrator say.
@@ -76,7 +78,13 @@ impl Deref for Node {
 
 impl Node {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
-        Arc::new(Self { parts, dirty: Notify::new(), guards: Guards::default(), volumes: Mutex::default() })
+        Arc::new(Self {
+            parts,
+            dirty: Notify::new(),
+            guards: Guards::default(),
+            volumes: Mutex::default(),
+            asked_for: Mutex::default(),
+        })
     }
 
     /// The right to change a volume.
@@ -113,6 +121,18 @@ impl Node {
             Code::LimitExceeded,
             format!("the node serves {most} volumes already (`limits.volumes`)"),
         ))
+    }
+
+    /// Notes that kubelet calls for a mounted volume: whatever becomes of the call, its pod runs.
+    pub(crate) fn asked_for(&self, place: &Place) {
+        self.asked_for.lock().insert(place.clone());
+    }
+
+    /// Which of the mounted volumes belong to nobody that kubelet has called for.
+    pub(crate) fn abandoned(&self, mounted: Vec<Place>) -> Vec<Place> {
+        let (volumes, asked_for) = (self.volumes.lock(), self.asked_for.lock());
+        let known = |place: &Place| volumes.contains_key(place.volume_id()) || asked_for.contains(place);
+        mounted.into_iter().filter(|place| !known(place)).collect()
     }
 
     pub(crate) fn insert(&self, volume: Arc<Volume>) {
@@ -156,6 +176,7 @@ impl Node {
                 volume.stop().await;
             }
             drop(volume);
+            node.asked_for.lock().remove(&place);
             let state = node.state.clone();
             node.blocking(move |mounts| {
                 mounts.unmount(&place)?;

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::identities::Tenant;
 use crate::mounts::{Detached, Found, Place, Tmpfs};
 use crate::node::Node;
-use crate::plan::{Account, Basis, ClassText, Expanded, Plan, Way};
+use crate::plan::{Account, Basis, ClassText, Expanded, Plan};
 use crate::reports::Teller;
 use crate::request::{Pod, Wanted};
 use crate::serve::{SOCKET, Serving};
@@ -85,8 +85,11 @@ impl Node {
                     volume.stop().await;
                 }
             }
-        } else if matches!(found, Found::Ours(_)) && self.adopt(&wanted).await? {
-            return Ok(());
+        } else if matches!(found, Found::Ours(_)) {
+            self.asked_for(&wanted.place);
+            if self.adopt(&wanted).await? {
+                return Ok(());
+            }
         }
         if matches!(found, Found::Ours(_)) {
             // Ours, and nothing that a pod should see.
@@ -308,9 +311,7 @@ impl Node {
         tenant: &Tenant,
     ) -> Result<Credential> {
         let credential = credential(&plan.way, presented, pod)?;
-        if !matches!(plan.way, Way::Managed { .. }) {
-            self.identities.prove(tenant, &credential, pod).await?;
-        }
+        self.identities.prove(tenant, &credential, pod).await?;
         Ok(credential)
     }
 

@@ -125,17 +125,16 @@ impl Node {
 
     async fn sweep_once(&self) -> Result<()> {
         let mounted = self.blocking(Mounts::list).await?;
-        for place in mounted.into_iter().filter(|place| self.volume(place.volume_id()).is_none()) {
+        for place in self.abandoned(mounted) {
             let Ok(_guard) = self.guard(&place) else { continue };
-            if self.volume(place.volume_id()).is_some() {
-                continue;
-            }
+            // Kubelet may have called since.
+            let Some(place) = self.abandoned(vec![place]).pop() else { continue };
             tracing::warn!(
                 pod = place.pod_uid(),
                 volume = place.volume(),
                 "a volume that nobody asks about is unmounted"
             );
-            let (state, place) = (self.state.clone(), place.clone());
+            let state = self.state.clone();
             self.blocking(move |mounts| {
                 mounts.unmount(&place)?;
                 state.forget(place.volume_id())

@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use keyward_core::observe::Observer;
@@ -85,6 +86,13 @@ impl SharedIdentity {
     pub fn is_proved(&self, credential: &Credential, resource: &str) -> bool {
         let key = (credential.fingerprint(), resource.to_owned());
         matches!(self.proofs.lock().known(&key, self.clock.boot()), Known::Proved)
+    }
+
+    /// How long [`Self::is_proved`] will still hold by itself; `None` when it does not.
+    #[must_use]
+    pub fn proof_lasts(&self, credential: &Credential, resource: &str) -> Option<Duration> {
+        let key = (credential.fingerprint(), resource.to_owned());
+        self.proofs.lock().lasts(&key, self.clock.boot())
     }
 
     /// Forgets what `credential` has proved; an exchange under way proves nothing any more.

@@ -14,7 +14,7 @@ use super::pending::{Pending, items};
 use super::{Histories, Order, Volume, credential};
 use crate::identities::Tenant;
 use crate::node::Node;
-use crate::plan::{Basis, ClassText, Plan, Way};
+use crate::plan::{Basis, ClassText, Plan};
 use crate::reports::Teller;
 use crate::serve::Serving;
 use crate::state::Record;
@@ -26,9 +26,6 @@ const RETRY: Duration = Duration::from_secs(5);
 const RETRY_LIMIT: Duration = Duration::from_secs(60);
 /// Files that could not be written are tried again after this, doubling up to the same limit.
 const WRITE_AGAIN: Duration = Duration::from_secs(1);
-/// A proof lapses after ten minutes; a volume whose lookups could come at any time renews it then, one whose files
-/// change renews it when they do.
-const RENEW: Duration = Duration::from_secs(10 * 60);
 /// Steps of an edit that ask somebody.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// What is told of beside single objects.
@@ -58,6 +55,8 @@ struct Mind {
     pending: Option<Pending>,
     /// When to sweep, and how often still.
     sweep: Option<(Instant, u8)>,
+    /// When the proof lapses of a volume whose lookups could come at any time: it is renewed then. One that has only
+    /// files renews it when they change.
     renew: Option<Instant>,
     relist: Option<Instant>,
     retry: Option<Instant>,
@@ -88,6 +87,7 @@ impl Keeper {
     pub(crate) async fn run(mut self: Box<Self>, mut orders: mpsc::Receiver<Order>) {
         let mut mind = Mind::default();
         self.schedule(&mut mind);
+        mind.renew = self.proof_lapses();
         let mut classes = self.classes();
         if self.engine.is_complete() {
             self.look_around(&mut mind);
@@ -139,12 +139,8 @@ impl Keeper {
     }
 
     fn schedule(&self, mind: &mut Mind) {
-        let now = Instant::now();
-        if self.serving.is_some() {
-            mind.renew = Some(now + RENEW);
-        }
         if !self.histories.is_empty() {
-            mind.relist = Some(now + self.node.settings.config.rotation.interval * RELIST);
+            mind.relist = Some(Instant::now() + self.node.settings.config.rotation.interval * RELIST);
             let newest: Vec<_> = self
                 .plan
                 .objects
@@ -171,12 +167,8 @@ impl Keeper {
             self.engine.sweep().await;
             mind.sweep = (times > 1).then_some((at + GRACE, times - 1));
         }
-        if due(mind.renew) {
-            self.schedule(mind);
-            self.deliver(mind).await;
-        }
-        if due(mind.retry) {
-            mind.retry = None;
+        if due(mind.renew) || due(mind.retry) {
+            (mind.renew, mind.retry) = (None, None);
             self.deliver(mind).await;
         }
         if due(mind.edit) {
@@ -218,6 +210,7 @@ impl Keeper {
             Ok(()) => {
                 mind.failures = 0;
                 mind.retry = None;
+                mind.renew = self.proof_lapses();
                 self.engine.set_unproved(false);
             }
             Err(error) => {
@@ -243,13 +236,18 @@ impl Keeper {
     }
 
     async fn prove(&self) -> Result<()> {
-        if matches!(self.plan.way, Way::Managed { .. }) {
-            return Ok(());
-        }
         let credential = credential(&self.plan.way, &self.volume.presented(), &self.volume.pod)?;
         let proof = self.node.identities.prove(&self.tenant, &credential, &self.volume.pod);
         let proved = timeout(PATIENCE, proof).await;
         proved.map_err(|_| Error::new(Code::Timeout, "the token endpoint did not answer"))?
+    }
+
+    /// When a volume with a socket must prove its identity again.
+    fn proof_lapses(&self) -> Option<Instant> {
+        self.serving.as_ref()?;
+        let credential = credential(&self.plan.way, &self.volume.presented(), &self.volume.pod).ok()?;
+        let lasts = self.tenant.shared.proof_lasts(&credential, &self.tenant.audience)?;
+        Some(Instant::now() + lasts)
     }
 
     fn after(&mut self, pass: Pass, mind: &mut Mind) {
@@ -360,11 +358,9 @@ impl Keeper {
         let (pod, config) = (&self.volume.pod, &self.node.settings.config);
         let plan = Plan::make(&basis, pod, config)?;
         let tenant = self.node.identities.join(plan.way.settings(), &plan.cloud)?;
-        if !matches!(plan.way, Way::Managed { .. }) {
-            let credential = credential(&plan.way, &self.volume.presented(), pod)?;
-            self.node.identities.prove(&tenant, &credential, pod).await?;
-            self.node.identities.lend(&tenant, self.volume.place.volume_id(), credential);
-        }
+        let credential = credential(&plan.way, &self.volume.presented(), pod)?;
+        self.node.identities.prove(&tenant, &credential, pod).await?;
+        self.node.identities.lend(&tenant, self.volume.place.volume_id(), credential);
         let histories = Histories::list(&plan, &tenant.provider).await?;
         let expanded = plan.expand(&|object| histories.of(object))?;
         Ok(Pending::begin(&self.node.broker, plan, basis, tenant, expanded, histories))

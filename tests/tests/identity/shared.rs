@@ -139,7 +139,7 @@ async fn a_proof_lapses_after_ten_minutes_so_that_a_revocation_takes_effect() {
 async fn forged_foreign_and_wrong_credentials_prove_nothing_under_a_warm_cache() {
     let node = Node::new().await;
     node.shared.prove(&node.pod(1), VAULT).await.unwrap();
-    let Credential::ServiceAccountToken(good) = node.pod(2) else { unreachable!() };
+    let Credential::ServiceAccountToken(good) = node.pod(2) else { panic!("a pod brings a token") };
     let parts: Vec<_> = good.expose_str().unwrap().split('.').map(str::to_owned).collect();
     let unsigned = format!("{}.{}.", parts[0], parts[1]);
     let resigned = format!("{}.{}.{}", parts[0], parts[1], parts[2].chars().rev().collect::<String>());

@@ -55,6 +55,12 @@ impl Proofs {
         }
     }
 
+    /// How long a proof still counts; `None` without one.
+    pub(super) fn lasts(&self, key: &Key, now: Duration) -> Option<Duration> {
+        let at = self.0.get(key)?.at?;
+        LIFETIME.checked_sub(now.saturating_sub(at)).filter(|left| !left.is_zero())
+    }
+
     /// Makes room for one more exchange.
     ///
     /// # Errors
@@ -136,6 +142,9 @@ mod tests {
         let (done, _flight) = proofs.begin(&key(1), Duration::ZERO).unwrap();
         proofs.land(&key(1), &done, Some(Duration::ZERO));
         assert!(is_proved(&proofs, 1, 599) && !is_proved(&proofs, 1, 600));
+        let lasts = |seconds| proofs.lasts(&key(1), Duration::from_secs(seconds));
+        assert_eq!([lasts(0), lasts(599)], [Some(LIFETIME), Some(Duration::from_secs(1))]);
+        assert_eq!([lasts(600), proofs.lasts(&key(2), Duration::ZERO)], [None, None]);
         let _other = proofs.begin(&key(2), Duration::from_secs(600)).unwrap();
         assert_eq!(proofs.0.len(), 1);
     }

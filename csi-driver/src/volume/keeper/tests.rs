@@ -284,3 +284,13 @@ async fn a_proof_that_lapsed_is_made_again_with_the_newest_token_when_something_
     rig.until("3", State::Fresh).await;
     assert_eq!(rig.emulator.counters().requests("token.federated"), exchanges + 1, "one more");
 }
+
+#[tokio::test]
+async fn a_mounted_volume_that_kubelet_calls_for_is_not_swept_although_nothing_is_known_of_it() {
+    let emulator = Emulator::builder().vault("shop").start().await.unwrap();
+    let state = tempfile::tempdir().unwrap();
+    let (node, _) = node(&emulator, &config(&emulator), &Arc::default(), state.path());
+    let [running, gone] = ["running", "gone"].map(|name| Place::new(UID, name).unwrap());
+    node.asked_for(&running);
+    assert_eq!(node.abandoned(vec![running, gone.clone()]), [gone]);
+}
