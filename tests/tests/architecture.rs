@@ -73,11 +73,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "sidecar",
         ],
     ),
+    ("injector", &["core", "kubernetes", "telemetry"]),
     ("emulator", &[]),
 ];
 
 /// Rooms that only tests and benchmarks live in; they may use anything, and nothing that ships may use them.
-const TEST_ONLY: &[&str] = &["tests", "test-support", "bench"];
+const TEST_ONLY: &[&str] = &["tests", "test-support", "bench", "cluster-tests"];
 
 fn metadata() -> Value {
     let output = Command::new(env!("CARGO"))

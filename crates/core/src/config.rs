@@ -1,5 +1,6 @@
 //! The sidecar's configuration: parsed once into valid types, every mistake reported together.
 
+pub mod injector;
 pub mod node;
 mod read;
 mod settings;
