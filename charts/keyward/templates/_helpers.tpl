@@ -39,3 +39,66 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- else if semverCompare ">=1.35.0-0" .Capabilities.KubeVersion.Version -}}true
 {{- end -}}
 {{- end -}}
+
+{{/* "true" where the injector runs: the webhook, not the policy. */}}
+{{- define "keyward.injector.webhook" -}}
+{{- if and .Values.injector.enabled (eq .Values.injector.mode "webhook") }}true{{ end -}}
+{{- end -}}
+
+{{/* "true" where cert-manager makes the serving certificate. */}}
+{{- define "keyward.injector.certManager" -}}
+{{- if eq .Values.injector.certificates.mode "certManager" }}true{{ end -}}
+{{- end -}}
+
+{{/* "true" where the API server knows match conditions, without which an annotation cannot opt in. */}}
+{{- define "keyward.injector.byAnnotation" -}}
+{{- if and .Values.injector.byAnnotation (semverCompare ">=1.28.0-0" .Capabilities.KubeVersion.Version) }}true{{ end -}}
+{{- end -}}
+
+{{/* The namespaces that are never touched: a cluster must be able to start what Keyward itself needs. */}}
+{{- define "keyward.injector.namespaceSelector" -}}
+matchExpressions:
+  - key: kubernetes.io/metadata.name
+    operator: NotIn
+    values: {{ prepend .Values.injector.excludedNamespaces .Release.Namespace | uniq | sortAlpha | toJson }}
+  {{- with .Values.injector.namespaceSelector }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end -}}
+
+{{/* What all entries of the webhook configuration have in common. There is no caBundle here: the injector, or
+     cert-manager, keeps it, and an upgrade leaves it. */}}
+{{- define "keyward.injector.hook" -}}
+clientConfig:
+  service: {namespace: {{ .Release.Namespace }}, name: keyward-injector, path: /mutate, port: 443}
+admissionReviewVersions: [v1]
+rules:
+  - {apiGroups: [""], apiVersions: [v1], resources: [pods], operations: [CREATE], scope: Namespaced}
+namespaceSelector:
+  {{- include "keyward.injector.namespaceSelector" . | nindent 2 }}
+failurePolicy: Fail
+matchPolicy: Equivalent
+# What another webhook adds later is looked at again.
+reinvocationPolicy: IfNeeded
+sideEffects: None
+timeoutSeconds: {{ int .Values.injector.timeoutSeconds }}
+{{- end -}}
+
+{{/* The injector's configuration: what the values say elsewhere, under what injector.config says. */}}
+{{- define "keyward.injector.config" -}}
+{{- $config := dict
+  "listen" (printf "0.0.0.0:%d" (int .Values.injector.port))
+  "via" .Values.injector.via
+  "image" (include "keyward.image" .)
+  "imagePullPolicy" .Values.image.pullPolicy
+  "driverName" .Values.driver.name -}}
+{{- with .Values.injector.adminPort }}{{ $_ := set $config "admin" (dict "listen" (printf "0.0.0.0:%d" (int .))) }}{{ end -}}
+{{- if .Values.extraRoots }}{{ $_ := set $config "tls" (dict "extraRootsFile" "/etc/keyward/ca.pem") }}{{ end -}}
+{{- if include "keyward.injector.certManager" . -}}
+{{- $_ := set $config "certificates" (dict "mode" "files" "directory" "/etc/keyward-tls") -}}
+{{- else -}}
+{{- $_ := set $config "certificates" (dict "mode" "own" "namespace" .Release.Namespace "secret" "keyward-injector-tls"
+  "service" "keyward-injector" "webhook" "keyward-injector" "lease" "keyward-injector") -}}
+{{- end -}}
+{{- toYaml (mergeOverwrite $config (deepCopy .Values.injector.config)) -}}
+{{- end -}}
