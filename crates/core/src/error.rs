@@ -139,6 +139,10 @@ codes! {
     ObjectInvalid = "KW_OBJECT_INVALID", InvalidInput, Configuration;
     /// A SecretProviderClass cannot be used as it is written; the message lists every mistake.
     ClassInvalid = "KW_CLASS_INVALID", InvalidInput, Class;
+    /// A pod's label or annotations ask for something that is wrong; the message lists every mistake.
+    AnnotationInvalid = "KW_ANNOTATION_INVALID", InvalidInput, Configuration;
+    /// A pod cannot be given secrets the way it asks for: Windows, a place that is taken, a name that is ours.
+    PodUnsupported = "KW_POD_UNSUPPORTED", InvalidInput, Configuration;
     /// `notify` is written where nobody may be notified (CSI volumes and classes).
     NotifyNotHere = "KW_NOTIFY_NOT_HERE", InvalidInput, Configuration;
     /// The federated token, secret or certificate file is missing or unreadable.
