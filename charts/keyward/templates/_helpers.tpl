@@ -28,6 +28,7 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- with .Values.driver.adminPort }}{{ $_ := set $config "admin" (dict "listen" (printf "0.0.0.0:%d" (int .))) }}{{ end -}}
 {{- if .Values.extraRoots }}{{ $_ := set $config "tls" (dict "extraRootsFile" "/etc/keyward/ca.pem") }}{{ end -}}
 {{- if .Values.driver.hostPID }}{{ $_ := set $config "grpc" (dict "hostPid" true) }}{{ end -}}
+{{- with .Values.driver.startupTaint }}{{ if .enabled }}{{ $_ := set $config "startupTaint" (dict "key" .key) }}{{ end }}{{ end -}}
 {{- toYaml (mergeOverwrite $config (deepCopy .Values.driver.config)) -}}
 {{- end -}}
 
@@ -101,4 +102,20 @@ timeoutSeconds: {{ int .Values.injector.timeoutSeconds }}
   "service" "keyward-injector" "webhook" "keyward-injector" "lease" "keyward-injector") -}}
 {{- end -}}
 {{- toYaml (mergeOverwrite $config (deepCopy .Values.injector.config)) -}}
+{{- end -}}
+
+{{/* What all containers of `helm test` have in common. */}}
+{{- define "keyward.test.container" -}}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities: {drop: [ALL]}
+resources:
+  requests: {cpu: 10m, memory: 16Mi}
+  limits: {cpu: 500m, memory: 64Mi}
+{{- end -}}
+
+{{/* Where a policy mounts when a pod does not say. */}}
+{{- define "keyward.policy.mountPath" -}}
+{{- .Values.injector.config.mountPath | default "/var/run/keyward" -}}
 {{- end -}}
