@@ -119,7 +119,8 @@ pub fn decide(pod: &Value, namespace: &str, injection: &Injection, facts: &Facts
 /// `sidecar, 3 objects`
 fn summary(wish: &Wish, facts: &Facts) -> String {
     let via = match wish.via {
-        Via::Csi => "csi volume",
+        // Without a count: a MutatingAdmissionPolicy cannot read YAML, and says the same (docs/adr/0014).
+        Via::Csi => return "csi volume".to_owned(),
         Via::Init => "init container",
         Via::Sidecar if facts.native_sidecars => "sidecar",
         Via::Sidecar => "init container and sidecar",
