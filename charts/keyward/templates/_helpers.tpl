@@ -119,3 +119,43 @@ resources:
 {{- define "keyward.policy.mountPath" -}}
 {{- .Values.injector.config.mountPath | default "/var/run/keyward" -}}
 {{- end -}}
+
+{{/* Which requests the policies look at. */}}
+{{- define "keyward.policy.match" -}}
+resourceRules:
+  - {apiGroups: [""], apiVersions: [v1], resources: [pods], operations: [CREATE], scope: Namespaced}
+namespaceSelector:
+  {{- include "keyward.injector.namespaceSelector" . | nindent 2 }}
+{{- if not .Values.injector.byAnnotation }}
+objectSelector:
+  matchLabels: {keyward.dev/inject: "true"}
+{{- end }}
+{{- end -}}
+
+{{/* The label, or where a pod has no such label the annotation. has() comes first: a pod without either is no error. */}}
+{{- define "keyward.policy.optedIn" -}}
+- name: opted-in
+  expression: >-
+    has(object.metadata.labels) && "keyward.dev/inject" in object.metadata.labels
+    ? object.metadata.labels["keyward.dev/inject"] == "true"
+    : has(object.metadata.annotations) && "keyward.dev/inject" in object.metadata.annotations &&
+    object.metadata.annotations["keyward.dev/inject"] == "true"
+{{- end -}}
+
+{{/* What both policies read of a pod. */}}
+{{- define "keyward.policy.variables" -}}
+- name: annotations
+  expression: 'has(object.metadata.annotations) ? object.metadata.annotations : {}'
+- name: names
+  expression: >-
+    variables.annotations.map(key, key)
+      .filter(key, key.startsWith("keyward.dev/secret-") && key != "keyward.dev/secret-")
+      .map(key, key.substring(19)).sort()
+- name: containers
+  expression: >-
+    variables.annotations[?"keyward.dev/containers"].orValue("").split(",").map(name, name.trim()).filter(name, name != "")
+# Without slashes at its end.
+- name: mountPath
+  expression: >-
+    variables.annotations[?"keyward.dev/mount-path"].orValue({{ include "keyward.policy.mountPath" . | quote }}).find("^.*[^/]")
+{{- end -}}
