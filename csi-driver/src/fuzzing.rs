@@ -66,3 +66,11 @@ pub fn volume_context(
         drop(credential(&plan.way, &presented, &wanted.pod));
     }
 }
+
+/// Reads what a client of the registration socket sends, as the HTTP/2 library would be given it.
+///
+/// # Panics
+/// When the size of the pieces in which the bytes come makes a difference.
+pub fn registration_call(bytes: &[u8], piece: usize) -> Option<Vec<u8>> {
+    crate::registration::filtered(bytes, piece).ok()
+}

@@ -1,10 +1,14 @@
 //! How kubelet learns of the driver: it finds a socket in its registry, asks who is there, and calls the CSI socket.
 //! The sockets are bound by the mounter, the CSI socket first; one that vanishes is bound again at once.
 
+mod authority;
+
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use authority::AnyAuthority;
+pub(crate) use authority::filtered;
 use keyward_core::{Code, Error, Result};
 use keyward_proto::csi::v1::identity_server::IdentityServer;
 use keyward_proto::csi::v1::node_server::NodeServer;
@@ -15,6 +19,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixListener;
 use tokio::sync::Notify;
+use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
@@ -118,7 +123,8 @@ async fn run(
     let listener = UnixListener::from_std(listener).map_err(failed)?;
     let vanished = vanished(watch)?;
     let end = CancellationToken::new();
-    let serving = router.serve_with_incoming_shutdown(UnixListenerStream::new(listener), end.cancelled());
+    let incoming = UnixListenerStream::new(listener).map(|stream| stream.map(AnyAuthority::new));
+    let serving = router.serve_with_incoming_shutdown(incoming, end.cancelled());
     let mut serving = std::pin::pin!(serving);
     tokio::select! {
         served = &mut serving => {

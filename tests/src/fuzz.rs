@@ -35,6 +35,7 @@ pub const TARGETS: &[Target] = &[
     ("pod_cgroup", pod_cgroup),
     ("mounter_protocol", mounter_protocol),
     ("volume_context", volume_context),
+    ("registration_call", registration_call),
 ];
 
 /// The wall time of every target.
@@ -256,4 +257,14 @@ fn padded<'a>(message: &'a mut [u8], data: &[u8]) -> &'a [u8] {
     let length = data.len().min(message.len());
     message[..length].copy_from_slice(&data[..length]);
     message
+}
+
+/// A call of the registration socket is filtered alike however it comes, and filtering it again changes nothing.
+pub fn registration_call(data: &[u8]) {
+    let Some((piece, bytes)) = data.split_first() else { return };
+    if let Some(once) = keyward_csi_driver::fuzzing::registration_call(bytes, usize::from(*piece)) {
+        let twice =
+            keyward_csi_driver::fuzzing::registration_call(&once, 1).expect("what passed passes again");
+        assert_eq!(once, twice);
+    }
 }

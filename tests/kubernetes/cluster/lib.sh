@@ -5,6 +5,7 @@ cache=${KEYWARD_CLUSTER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/keyward-cluster} 
 state=${KEYWARD_CLUSTER_STATE:-/var/lib/keyward-cluster}                        # everything else on disk: thrown away by down.sh
 run=${KEYWARD_CLUSTER_RUN:-/run/keyward-cluster}                                # sockets and pid files
 kubelet_dir=${KEYWARD_CLUSTER_KUBELET_DIR:-/var/lib/kubelet}            # where CSI drivers expect it
+driver_state=${KEYWARD_CLUSTER_DRIVER_STATE:-/run/keyward} # where our CSI driver keeps what outlives it
 bridge=${KEYWARD_CLUSTER_BRIDGE:-kube0}
 node_name=${KEYWARD_CLUSTER_NODE:-node1}
 pod_net=${KEYWARD_CLUSTER_POD_NET:-10.244.0}       # /24: pods

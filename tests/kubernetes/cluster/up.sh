@@ -138,13 +138,16 @@ network() {
 	J
 }
 
-kubelet_mount() {
-	# CSI drivers in pods mount below this directory and kubelet must see it, and
-	# pods must see what the host mounts: it has to be a shared mount. The root of
-	# this machine may well be private, so only this directory is made shared.
-	mkdir -p "$kubelet_dir"
-	mountpoint -q "$kubelet_dir" || mount --bind "$kubelet_dir" "$kubelet_dir"
-	mount --make-rshared "$kubelet_dir"
+shared_mounts() {
+	# CSI drivers in pods mount below kubelet's directory and kubelet must see it, and pods must see what the host
+	# mounts: it has to be a shared mount, as must be where our driver keeps its state. Under systemd all mounts are.
+	# The root of this machine may well be private, so only these two are made shared.
+	local at
+	for at in "$kubelet_dir" "$driver_state"; do
+		mkdir -p "$at"
+		mountpoint -q "$at" || mount --bind "$at" "$at"
+		mount --make-rshared "$at"
+	done
 }
 
 containerd_up() {
@@ -284,7 +287,7 @@ install -m 600 "$pki/admin.kubeconfig" "$KUBECONFIG"
 ln -sfn "$bin" "$state/bin"
 export PATH=$bin:$PATH
 network
-kubelet_mount
+shared_mounts
 containerd_up
 images
 control_plane
