@@ -158,8 +158,15 @@ fn every_link_from_a_page_to_a_file_leads_there() {
 }
 
 #[test]
-fn the_manifest_of_the_node_plugin_grants_the_rights_that_the_code_names_and_is_configured_validly() {
-    let manifest = read("deploy/csi/node-plugin.yaml");
+fn the_chart_grants_the_node_plugin_the_rights_that_the_code_names_and_configures_it_validly() {
+    // What the chart renders; tests/chart/run compares.
+    let rendered = read("tests/chart/golden/defaults.yaml");
+    let document = |kind: &str, name: &str| {
+        let (kind, name) = (format!("\nkind: {kind}\n"), format!("\n  name: {name}\n"));
+        let found = rendered.split("\n---\n").find(|text| text.contains(&kind) && text.contains(&name));
+        found.unwrap_or_else(|| panic!("{kind}{name}"))
+    };
+    let manifest = document("ClusterRole", "keyward-csi-driver-csi.keyward.dev");
     let list = |text: &str, key: &str| -> Vec<String> {
         let from = text.find(key).unwrap_or_else(|| panic!("{key} in {text}")) + key.len();
         let inside = &text[from..from + text[from..].find(']').expect("a list on one line")];
@@ -185,7 +192,7 @@ fn the_manifest_of_the_node_plugin_grants_the_rights_that_the_code_names_and_is_
         })
         .collect();
     assert_eq!(granted, named);
-    let config = manifest.split("config.yaml: |\n").nth(1).and_then(|rest| rest.split("\n---").next());
+    let config = document("ConfigMap", "keyward-csi-driver").split("config.yaml: |\n").nth(1);
     keyward_core::config::node::parse(config.expect("a configuration").as_bytes()).expect("it is valid");
 }
 
