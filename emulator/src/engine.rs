@@ -168,7 +168,7 @@ impl Core {
             ListenerKind::Https | ListenerKind::Admin => {
                 let host = without_port(asked.authority);
                 // By its bare address the listener is a vault, but nothing in a vault has such a path.
-                let by_address = host == "127.0.0.1" && entra::is_entra_path(asked.path);
+                let by_address = host.parse::<std::net::IpAddr>().is_ok() && entra::is_entra_path(asked.path);
                 let vault = if by_address { None } else { self.vault_at(asked.authority) };
                 if let Some(vault) = vault {
                     let path = parse_vault_path(asked.method, asked.path);

@@ -1,3 +1,86 @@
-//! Scenarios on a real Kubernetes; `tests/kubernetes/run` boots it and starts this program.
+//! Scenarios on a real Kubernetes: an API server, kubelet and containerd that no one here wrote. `tests/kubernetes/run`
+//! boots them, installs the chart, and starts this program, which plays the Azure that the pods talk to.
 
-fn main() {}
+#![expect(clippy::print_stdout, reason = "a program that reports to a person")]
+
+mod azure;
+mod cluster;
+mod manifest;
+mod scenarios;
+mod wait;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::Parser;
+
+use azure::Azure;
+use cluster::Cluster;
+
+/// What went wrong, in words.
+type Outcome<T = ()> = Result<T, String>;
+
+/// Runs scenarios on the cluster that the environment names.
+#[derive(Parser)]
+struct Flags {
+    /// Only scenarios whose name contains this.
+    #[arg(long)]
+    only: Option<String>,
+    /// Say which there are.
+    #[arg(long)]
+    list: bool,
+}
+
+/// What every scenario works with.
+struct World {
+    cluster: Cluster,
+    azure: Azure,
+}
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    let chosen: Vec<_> = scenarios::ALL
+        .iter()
+        .filter(|(name, _)| flags.only.as_ref().is_none_or(|part| name.contains(part.as_str())))
+        .collect();
+    if flags.list {
+        for (name, _) in chosen {
+            println!("{name}");
+        }
+        return ExitCode::SUCCESS;
+    }
+    let world = match World::prepare() {
+        Ok(world) => world,
+        Err(why) => {
+            println!("FAILED  preparation: {why}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let mut failed = Vec::new();
+    for (name, scenario) in &chosen {
+        let start = Instant::now();
+        let outcome = scenario(&world);
+        // What one scenario broke must not speak against the next.
+        world.azure.heal();
+        let seconds = start.elapsed().as_secs_f32();
+        match outcome {
+            Ok(()) => println!("ok      {seconds:6.1} s  {name}"),
+            Err(why) => {
+                println!("FAILED  {seconds:6.1} s  {name}: {why}");
+                failed.push(*name);
+            }
+        }
+    }
+    println!("{} of {} scenarios passed", chosen.len() - failed.len(), chosen.len());
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+impl World {
+    /// Starts the emulated Azure on the node's address, and installs the chart against it.
+    fn prepare() -> Outcome<Self> {
+        let cluster = Cluster::from_environment()?;
+        let azure = Azure::start(&cluster)?;
+        cluster.install("keyward", "keyward-system", &azure.values())?;
+        Ok(Self { cluster, azure })
+    }
+}

@@ -1,0 +1,80 @@
+//! Pods as their authors would write them.
+
+use serde_json::{Value, json};
+
+use crate::azure::Azure;
+
+/// The application's image.
+pub(crate) const BUSYBOX: &str = "localhost/busybox:test";
+/// Where volumes are mounted.
+pub(crate) const FILES: &str = "/var/run/secrets/app";
+
+/// A pod whose application says at its start what it sees, and then runs on.
+pub(crate) fn pod(namespace: &str, name: &str, account: &str, volume: Value) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": namespace, "labels": {"app": name}},
+        "spec": spec(account, volume, "exec sleep 100000"),
+    })
+}
+
+/// The pod's specification: a non-root application that lists its files, then goes on with `then`.
+pub(crate) fn spec(account: &str, volume: Value, then: &str) -> Value {
+    let script = format!("echo I see $(ls {FILES} | wc -l) files; {then}");
+    json!({
+        "serviceAccountName": account,
+        "terminationGracePeriodSeconds": 0,
+        "securityContext": {"runAsUser": 1000, "runAsGroup": 1000, "fsGroup": 1000, "runAsNonRoot": true},
+        "containers": [{
+            "name": "app",
+            "image": BUSYBOX,
+            "imagePullPolicy": "Never",
+            "command": ["sh", "-c", script],
+            "volumeMounts": [{"name": "secrets", "mountPath": FILES, "readOnly": true}],
+        }],
+        "volumes": [volume],
+    })
+}
+
+/// A container that watches the socket, from our image and as another user.
+pub(crate) fn watcher(image: &str) -> Value {
+    json!({
+        "name": "watcher",
+        "image": image,
+        "imagePullPolicy": "Never",
+        "command": ["/keyward", "--socket", format!("{FILES}/keyward.sock"), "watch"],
+        "volumeMounts": [{"name": "secrets", "mountPath": FILES, "readOnly": true}],
+    })
+}
+
+/// A CSI volume with these objects, read as this identity.
+pub(crate) fn volume(azure: &Azure, client_id: &str, objects: &str) -> Value {
+    csi(
+        "csi.keyward.dev",
+        json!({
+            "clientID": client_id,
+            "tenantID": azure.tenant(),
+            "objects": objects,
+            "grpc": "true",
+        }),
+    )
+}
+
+pub(crate) fn csi(driver: &str, attributes: Value) -> Value {
+    json!({"name": "secrets", "csi": {"driver": driver, "readOnly": true, "volumeAttributes": attributes}})
+}
+
+/// A SecretProviderClass for these secrets.
+pub(crate) fn class(namespace: &str, name: &str, client_id: &str, tenant: &str, secrets: &[&str]) -> Value {
+    let objects: String =
+        secrets.iter().map(|s| format!("  - |\n    objectName: {s}\n    objectType: secret\n")).collect();
+    json!({
+        "apiVersion": "secrets-store.csi.x-k8s.io/v1",
+        "kind": "SecretProviderClass",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"provider": "azure", "parameters": {
+            "clientID": client_id, "tenantId": tenant, "keyvaultName": "shop", "objects": format!("array:\n{objects}"),
+        }},
+    })
+}

@@ -1,0 +1,38 @@
+//! Each scenario asserts what an application's container sees.
+
+mod isolation;
+mod leaks;
+mod outages;
+mod refusals;
+mod restarts;
+mod scale;
+mod volumes;
+
+use crate::{Outcome, World};
+
+/// A scenario.
+pub(crate) type Scenario = fn(&World) -> Outcome;
+
+/// All of them, in the order in which they run: those that break the node come last.
+pub(crate) const ALL: &[(&str, Scenario)] = &[
+    ("an inline volume is complete before the application starts, and rotates under it", volumes::inline),
+    ("an existing class works as it is", volumes::class),
+    ("a second driver stands in under the name of the secrets-store driver", volumes::stand_in),
+    ("jobs and cron jobs with a volume complete", volumes::jobs),
+    ("a stateful set rolls over", volumes::stateful),
+    ("from 1 to 30 pods in one go with one get for each object", scale::one_to_thirty),
+    ("a wrong client id, a missing credential, a forbidden, missing or optional object", refusals::each),
+    ("a vault out of reach holds the pod, which then starts by itself", refusals::unreachable),
+    ("a container's root cannot write, and no pod reaches another's", isolation::each),
+    ("nothing sensitive is anywhere", leaks::nowhere),
+    ("one of ten objects disabled while another rotates", outages::one_of_ten),
+    ("a class edited to a bad alias changes nothing", outages::bad_edit),
+    ("vault and token endpoint down", outages::azure_down),
+    ("the driver killed while pods start", restarts::driver_killed),
+    ("the driver killed and started anew during an outage", restarts::driver_in_outage),
+    ("a rolling update of the driver under 30 pods", restarts::driver_upgraded),
+    ("a namespace with running pods is deleted", restarts::namespace_deleted),
+    ("kubelet restarted during an outage", restarts::kubelet),
+    ("the API server down", restarts::api_server),
+    ("the node rebooted", restarts::node),
+];

@@ -1,0 +1,73 @@
+use crate::azure::VAULT;
+use crate::manifest::{FILES, class, csi, pod, volume};
+use crate::wait::{ensure, throughout, until};
+use crate::{Outcome, World};
+
+pub(super) fn one_of_ten(world: &World) -> Outcome {
+    let (cluster, azure) = (&world.cluster, &world.azure);
+    cluster.namespace("ten", &["web"])?;
+    let identity = azure.reader("ten", "web");
+    let mut objects = String::new();
+    for index in 0..10 {
+        azure.vault().set_secret(&format!("ten-{index}"), "before");
+        objects.push_str(&format!("- {VAULT}/ten-{index}\n"));
+    }
+    cluster.apply(&[pod("ten", "web", "web", volume(azure, &identity.client_id, &objects))])?;
+    cluster.ready("ten", "web", 60)?;
+    azure.vault().disable_secret("ten-3");
+    for index in (0..10).filter(|index| *index != 3) {
+        azure.vault().rotate_secret(&format!("ten-{index}"), "after");
+    }
+    let all = || cluster.exec("ten", "web", "app", &["sh", "-c", &format!("cat {FILES}/ten-*")]);
+    let expected = "after".repeat(3) + "before" + &"after".repeat(6);
+    until(30, "rotated", || {
+        ensure(all()? == expected, || format!("the files hold {}", all().unwrap_or_default()))
+    })?;
+    until(30, "told", || {
+        let events = cluster.events("ten", "web")?;
+        ensure(events.contains("KW_OBJECT_DISABLED") && events.contains("ten-3"), || {
+            format!("its events: {events}")
+        })
+    })?;
+    cluster.end("ten")
+}
+
+pub(super) fn bad_edit(world: &World) -> Outcome {
+    let (cluster, azure) = (&world.cluster, &world.azure);
+    cluster.namespace("edited", &["web"])?;
+    azure.vault().set_secret("kept", "before");
+    let identity = azure.reader("edited", "web");
+    let mut class = class("edited", "web", &identity.client_id, azure.tenant(), &["kept"]);
+    let volume = csi("csi.keyward.dev", serde_json::json!({"secretProviderClass": "web"}));
+    cluster.apply(&[class.clone(), pod("edited", "web", "web", volume)])?;
+    cluster.ready("edited", "web", 60)?;
+    let objects = "array:\n  - |\n    objectName: kept\n    objectType: secret\n    objectAlias: ..\n";
+    class["spec"]["parameters"]["objects"] = objects.into();
+    cluster.apply(&[class])?;
+    until(30, "told", || {
+        let events = cluster.events("edited", "web")?;
+        ensure(events.contains("KW_CLASS_INVALID"), || format!("its events: {events}"))
+    })?;
+    // What was right goes on.
+    azure.vault().rotate_secret("kept", "after");
+    let read = || cluster.exec("edited", "web", "app", &["cat", &format!("{FILES}/kept")]);
+    until(30, "rotated", || ensure(read()? == "after", || "the old value".into()))?;
+    cluster.end("edited")
+}
+
+pub(super) fn azure_down(world: &World) -> Outcome {
+    let (cluster, azure) = (&world.cluster, &world.azure);
+    cluster.namespace("azure-down", &["web"])?;
+    azure.vault().set_secret("steady", "before");
+    let identity = azure.reader("azure-down", "web");
+    let objects = format!("- {VAULT}/steady\n");
+    cluster.apply(&[pod("azure-down", "web", "web", volume(azure, &identity.client_id, &objects))])?;
+    cluster.ready("azure-down", "web", 60)?;
+    let read = || cluster.exec("azure-down", "web", "app", &["cat", &format!("{FILES}/steady")]);
+    azure.down();
+    azure.vault().rotate_secret("steady", "after");
+    throughout(5, || ensure(read()? == "before", || "the file changed or is gone".into()))?;
+    azure.heal();
+    until(60, "rotated", || ensure(read()? == "after", || "the old value".into()))?;
+    cluster.end("azure-down")
+}
