@@ -54,16 +54,8 @@ pub const KNOWN: &[&str] = &[
 ];
 
 /// Annotations that say something about a container of ours, of which a CSI volume has none.
-pub(super) const SIDECAR_ONLY: &[&str] = &[
-    IDENTITY,
-    CONFIG,
-    ADMIN_LISTEN,
-    POSITION,
-    REQUESTS_CPU,
-    REQUESTS_MEMORY,
-    LIMITS_CPU,
-    LIMITS_MEMORY,
-];
+pub(super) const SIDECAR_ONLY: &[&str] =
+    &[IDENTITY, CONFIG, ADMIN_LISTEN, POSITION, REQUESTS_CPU, REQUESTS_MEMORY, LIMITS_CPU, LIMITS_MEMORY];
 
 /// Whether the pod asks: by the label, or where it has no such label by the annotation.
 pub(super) fn opted_in(pod: Pod<'_>) -> bool {

@@ -33,7 +33,9 @@ pub(super) fn pod(pod: Pod<'_>, wish: &Wish, injection: &Injection) -> Result<()
 fn windows(pod: Pod<'_>) -> Result<()> {
     let selector = pod.0.pointer("/spec/nodeSelector/kubernetes.io~1os").and_then(|os| os.as_str());
     if pod.text("/spec/os/name") == Some("windows") || selector == Some("windows") {
-        return Err(unsupported("Windows nodes have neither tmpfs nor our programs: remove the label keyward.dev/inject"));
+        return Err(unsupported(
+            "Windows nodes have neither tmpfs nor our programs: remove the label keyward.dev/inject",
+        ));
     }
     Ok(())
 }
@@ -64,7 +66,9 @@ fn places(pod: Pod<'_>, wish: &Wish) -> Result<()> {
     if wish.via != Via::Csi
         && let Some(private) = PRIVATE_PATHS.iter().find(|private| overlaps(private, path))
     {
-        return Err(unsupported(format!("{MOUNT_PATH}: {path} overlaps {private}, which is the sidecar's own")));
+        return Err(unsupported(format!(
+            "{MOUNT_PATH}: {path} overlaps {private}, which is the sidecar's own"
+        )));
     }
     for container in pod.containers().iter().chain(pod.init_containers()) {
         let mounts = container.get("volumeMounts").and_then(|mounts| mounts.as_array());
@@ -84,7 +88,9 @@ fn places(pod: Pod<'_>, wish: &Wish) -> Result<()> {
 }
 
 fn overlaps(one: &str, other: &str) -> bool {
-    let below = |outer: &str, inner: &str| inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    let below = |outer: &str, inner: &str| {
+        inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
     below(one, other) || below(other, one)
 }
 
@@ -98,7 +104,9 @@ pub(super) fn warnings(pod: Pod<'_>, wish: &Wish) -> Vec<String> {
             if mount.get("subPath").is_some() || mount.get("subPathExpr").is_some() {
                 let mut name = name(container).to_owned();
                 name.truncate(40);
-                warnings.push(format!("container {name}: a subPath of {ours} never sees a rotation; mount it whole"));
+                warnings.push(format!(
+                    "container {name}: a subPath of {ours} never sees a rotation; mount it whole"
+                ));
             }
         }
     }

@@ -197,6 +197,7 @@ fn memory(name: &str, size: &str) -> Value {
 
 /// A token for Entra alone, which the kubelet renews.
 fn token(audience: &str) -> Value {
-    let source = json!({"serviceAccountToken": {"audience": audience, "expirationSeconds": 3600, "path": "token"}});
+    let source =
+        json!({"serviceAccountToken": {"audience": audience, "expirationSeconds": 3600, "path": "token"}});
     json!({"name": TOKEN, "projected": {"sources": [source]}})
 }

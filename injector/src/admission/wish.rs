@@ -53,7 +53,9 @@ impl Wish {
         let config_map = text(pod, CONFIG, &mistakes, is_dns_name, "must be the name of a ConfigMap");
         let mount_path = mount_path(pod, injection, &mistakes);
         let containers = containers(pod, &mistakes);
-        let id = |key| text(pod, key, &mistakes, is_id, "must be an id such as 11111111-2222-3333-4444-555555555555");
+        let id = |key| {
+            text(pod, key, &mistakes, is_id, "must be an id such as 11111111-2222-3333-4444-555555555555")
+        };
         let (client_id, tenant_id) = (id(CLIENT_ID), id(TENANT_ID));
         let methods = [("workload-identity", false), ("managed-identity", true)];
         let managed_identity = choice(pod, IDENTITY, &methods, &mistakes).unwrap_or_default();
@@ -61,13 +63,19 @@ impl Wish {
             value
                 .trim()
                 .parse()
-                .map_err(|_| mistakes.note(ADMIN_LISTEN, "must be an address and a port, such as 0.0.0.0:9464"))
+                .map_err(|_| {
+                    mistakes.note(ADMIN_LISTEN, "must be an address and a port, such as 0.0.0.0:9464")
+                })
                 .ok()
         });
         let positions = [("auto", Position::Auto), ("first", Position::First), ("last", Position::Last)];
         let position = choice(pod, POSITION, &positions, &mistakes).unwrap_or(injection.position);
-        let requests =
-            quantities(pod, &injection.requests, &[("cpu", REQUESTS_CPU), ("memory", REQUESTS_MEMORY)], &mistakes);
+        let requests = quantities(
+            pod,
+            &injection.requests,
+            &[("cpu", REQUESTS_CPU), ("memory", REQUESTS_MEMORY)],
+            &mistakes,
+        );
         let limits =
             quantities(pod, &injection.limits, &[("cpu", LIMITS_CPU), ("memory", LIMITS_MEMORY)], &mistakes);
         if config_map.is_none() && objects_text.is_empty() && mistakes.count() == 0 {
@@ -77,7 +85,10 @@ impl Wish {
             );
         }
         if config_map.is_some() && !objects_text.is_empty() {
-            mistakes.note(CONFIG, "has the objects in its ConfigMap: leave out the annotations that name objects");
+            mistakes.note(
+                CONFIG,
+                "has the objects in its ConfigMap: leave out the annotations that name objects",
+            );
         }
         mistakes.into_result(Code::AnnotationInvalid)?;
         let objects = if config_map.is_some() { Vec::new() } else { objects(&objects_text, via, injection)? };
@@ -103,7 +114,11 @@ impl Wish {
 fn unknown(pod: Pod<'_>, mistakes: &Mistakes) {
     for (key, _) in pod.annotations().filter(|(key, _)| key.starts_with(PREFIX)) {
         let known = KNOWN.iter().find(|known| {
-            if known.ends_with('-') { key.len() > known.len() && key.starts_with(*known) } else { key == **known }
+            if known.ends_with('-') {
+                key.len() > known.len() && key.starts_with(*known)
+            } else {
+                key == **known
+            }
         });
         match known {
             None => mistakes.note(key, format!("is not an annotation of Keyward; {}", nearest(key))),
@@ -122,7 +137,9 @@ fn nearest(key: &str) -> String {
     let similar = |known: &&&str| {
         let stem = known.trim_end_matches('-').trim_start_matches(PREFIX);
         let asked = key.trim_start_matches(PREFIX);
-        asked.starts_with(stem) || stem.starts_with(asked) || stem.replace('-', "") == asked.replace(['-', '_'], "").to_lowercase()
+        asked.starts_with(stem)
+            || stem.starts_with(asked)
+            || stem.replace('-', "") == asked.replace(['-', '_'], "").to_lowercase()
     };
     match KNOWN.iter().find(similar) {
         Some(known) if known.ends_with('-') => format!("{known}<name> is"),
@@ -142,7 +159,8 @@ fn objects_text(pod: Pod<'_>, via: Via, mistakes: &Mistakes) -> String {
     lines.sort();
     match pod.annotation(OBJECTS) {
         Some(_) if !lines.is_empty() => {
-            mistakes.note(OBJECTS, format!("stands beside {SECRET}{}: write all objects one way", lines[0].0));
+            mistakes
+                .note(OBJECTS, format!("stands beside {SECRET}{}: write all objects one way", lines[0].0));
             String::new()
         }
         Some(text) if text.trim().is_empty() => {
@@ -176,7 +194,10 @@ fn line(pod: Pod<'_>, name: &str, from: &str, via: Via, mistakes: &Mistakes) -> 
     let key = format!("{NOTIFY}{name}");
     if let Some(value) = pod.annotation(&key) {
         if via == Via::Csi {
-            mistakes.note(key, "is only for the sidecar: the node plugin never signals, posts or executes for a pod");
+            mistakes.note(
+                key,
+                "is only for the sidecar: the node plugin never signals, posts or executes for a pod",
+            );
         } else {
             match document::parse(value.as_bytes()) {
                 Ok(notify) => line.push_str(&format!(", \"notify\": {notify}")),
@@ -233,7 +254,8 @@ fn is_dns_name(text: &str) -> bool {
 
 /// An id or a domain: what the identity settings of the sidecar take, without what could end a flag's value.
 fn is_id(text: &str) -> bool {
-    (1..=128).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.')
+    (1..=128).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.')
 }
 
 fn mount_path(pod: Pod<'_>, injection: &Injection, mistakes: &Mistakes) -> String {

@@ -1,8 +1,8 @@
 //! The sidecar's configuration as flags, which nobody can change once the pod exists.
 
+use keyward_core::cloud::Cloud;
 use keyward_core::config::injector::{Injection, Via};
 use keyward_core::config::{self, Config, Rotation, Tls, TlsVersion};
-use keyward_core::cloud::Cloud;
 use keyward_core::document::{self, show_duration};
 use keyward_core::{Code, Error, Result};
 use serde_json::{Value, json};
@@ -24,7 +24,8 @@ const OF_THE_AUTHORS_FILES: &[&str] = &["mode", "uid", "gid"];
 /// `KW_CONFIG_INVALID` with every mistake, or with the settings that are not the author's to make.
 pub(super) fn config(wish: &Wish, injection: &Injection, facts: &Facts) -> Result<Option<Config>> {
     let Some(map) = &wish.config_map else { return Ok(None) };
-    let in_map = |message: &str| Error::new(Code::ConfigInvalid, format!("ConfigMap {map}, config.yaml: {message}"));
+    let in_map =
+        |message: &str| Error::new(Code::ConfigInvalid, format!("ConfigMap {map}, config.yaml: {message}"));
     let Some(text) = &facts.config else {
         return Err(Error::new(
             Code::ConfigInvalid,
@@ -48,13 +49,18 @@ pub(super) fn config(wish: &Wish, injection: &Injection, facts: &Facts) -> Resul
     ];
     let config = config::parse_with(text.as_bytes(), &settings).map_err(|error| in_map(error.message()))?;
     if config.audit.file.is_some() || config.audit.key_file.is_some() {
-        return Err(in_map("audit.file and audit.keyFile: the sidecar's root file system is read-only; leave them out"));
+        return Err(in_map(
+            "audit.file and audit.keyFile: the sidecar's root file system is read-only; leave them out",
+        ));
     }
     Ok(Some(config))
 }
 
 fn not_yours(key: &str) -> String {
-    format!("{key} is the administrator's to set, or follows from the pod; only {} may stand here", OF_THE_AUTHOR.join(", "))
+    format!(
+        "{key} is the administrator's to set, or follows from the pod; only {} may stand here",
+        OF_THE_AUTHOR.join(", ")
+    )
 }
 
 fn refuse_settings(tree: &Value, at: &str, allowed: &[&str]) -> std::result::Result<(), String> {

@@ -56,7 +56,17 @@ pub(super) fn of(
     };
     Ok(Identity {
         managed: false,
-        client_id: Some(known(&wish.client_id, &facts.client_id, "azure.workload.identity/client-id", CLIENT_ID)?),
-        tenant_id: Some(known(&wish.tenant_id, &facts.tenant_id, "azure.workload.identity/tenant-id", TENANT_ID)?),
+        client_id: Some(known(
+            &wish.client_id,
+            &facts.client_id,
+            "azure.workload.identity/client-id",
+            CLIENT_ID,
+        )?),
+        tenant_id: Some(known(
+            &wish.tenant_id,
+            &facts.tenant_id,
+            "azure.workload.identity/tenant-id",
+            TENANT_ID,
+        )?),
     })
 }

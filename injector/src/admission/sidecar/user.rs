@@ -49,7 +49,8 @@ impl User {
                     ),
                 ));
             }
-            let mine = |gid: u64| gid == self.gid || self.fs_group == Some(gid) || self.supplemental.contains(&gid);
+            let mine =
+                |gid: u64| gid == self.gid || self.fs_group == Some(gid) || self.supplemental.contains(&gid);
             if let Some(gid) = object.gid.filter(|gid| !mine(u64::from(*gid))) {
                 return Err(Error::new(
                     Code::ObjectInvalid,
@@ -89,8 +90,10 @@ fn stated(pod: Pod<'_>, wish: &Wish, key: &str) -> Option<u64> {
                 wish.containers.iter().any(|wanted| wanted == name(container))
             }
     };
-    let own = |container: &Value| container.pointer(&format!("/securityContext/{key}")).and_then(Value::as_u64);
-    let all = pod.containers().iter().chain(pod.init_containers().iter().filter(|_| !wish.containers.is_empty()));
+    let own =
+        |container: &Value| container.pointer(&format!("/securityContext/{key}")).and_then(Value::as_u64);
+    let all =
+        pod.containers().iter().chain(pod.init_containers().iter().filter(|_| !wish.containers.is_empty()));
     let mut ids = all.filter(wanted).map(|container| own(container).or(by_pod));
     let first = ids.next().unwrap_or(by_pod)?;
     ids.all(|id| id == Some(first)).then_some(first)
