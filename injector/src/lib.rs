@@ -1,4 +1,110 @@
 //! `keyward-injector`: the mutating admission webhook, which turns a pod's label and annotations into a sidecar, an init
 //! container or a CSI volume. It holds no code that can read a secret.
+//!
+//! A question walks `server` (TLS) → `review` (the API server's words) → `lookups` (what a decision needs) →
+//! [`admission`] (the decision, a pure function) → `review` again (a JSON Patch). `certificates` keeps what the server
+//! shows and the API server trusts in step.
 
 pub mod admission;
+mod app;
+mod args;
+mod certificates;
+mod counts;
+pub mod explain;
+mod lookups;
+mod probe;
+pub mod review;
+mod server;
+mod webhook;
+
+use std::ffi::OsString;
+use std::io::Read as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+use admission::Decision;
+use keyward_core::config::injector::Injection;
+use keyward_core::{Code, Error, ErrorKind, Result};
+
+/// Runs the injector with a command line, the program's name included, and says how it ended: 0 success, 64 a mistake
+/// in configuration, flags or a manifest, 69 not reachable, 1 else.
+#[must_use]
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let action = match args::parse(arguments) {
+        Ok(action) => action,
+        Err(answer) => return answer,
+    };
+    let result = match action {
+        args::Action::Probe { config } => on_runtime(probe::probe(config.listen.port())),
+        args::Action::CheckConfig => {
+            report("the configuration is valid");
+            Ok(())
+        }
+        args::Action::Explain { manifest, config } => print_explained(&manifest, &config.injection),
+        args::Action::Run { config } => on_runtime(app::run(*config)),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report(&error.to_string());
+            ExitCode::from(exit_code(&error))
+        }
+    }
+}
+
+/// One thread: a decision takes less than a millisecond, and pods come one by one.
+fn on_runtime(run: impl Future<Output = Result<()>>) -> Result<()> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::new(Code::Internal, "the runtime cannot start").detail(error))?
+        .block_on(run)
+}
+
+#[expect(clippy::print_stdout, reason = "it was asked for")]
+fn print_explained(manifest: &Path, injection: &Injection) -> Result<()> {
+    let unreadable = |error: std::io::Error| {
+        Error::new(Code::ConfigInvalid, format!("{} cannot be read: {error}", manifest.display()))
+    };
+    let mut text = Vec::new();
+    if manifest == Path::new("-") {
+        std::io::stdin().read_to_end(&mut text).map_err(unreadable)?;
+    } else {
+        text = std::fs::read(manifest).map_err(unreadable)?;
+    }
+    let mut refused = None;
+    for explained in explain::explain(&text, injection)? {
+        let of = &explained.of;
+        match explained.decision {
+            Ok(Decision::Untouched) => println!("# {of}: untouched, it has neither label nor annotation keyward.dev/inject"),
+            Ok(Decision::Skipped { reason, .. }) => println!("# {of}: skipped, {reason}"),
+            Ok(Decision::Injected { pod, summary, warnings }) => {
+                println!("# {of}: injected, {summary}");
+                for warning in warnings {
+                    println!("# warning: {warning}");
+                }
+                // JSON is YAML.
+                println!("{pod:#}\n---");
+            }
+            Err(error) => {
+                println!("# {of}: refused");
+                refused = refused.or(Some(error));
+            }
+        }
+    }
+    refused.map_or(Ok(()), Err)
+}
+
+fn exit_code(error: &Error) -> u8 {
+    match error.kind() {
+        ErrorKind::InvalidInput => 64,
+        ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::System => 69,
+        _ => 1,
+    }
+}
+
+/// The last words of a process that may have no logging yet.
+#[expect(clippy::print_stderr, reason = "the binary's own voice")]
+fn report(text: &str) {
+    eprintln!("keyward-injector: {text}");
+}

@@ -6,6 +6,8 @@ use keyward_core::{Clock, Error, Result};
 use crate::api::Api;
 use crate::classes::{ClassLimits, Classes};
 use crate::driver_object::DriverObject;
+use crate::lookups::{self, Version};
+use crate::own::OwnObjects;
 use crate::reporter::Reporter;
 use crate::service_account::{self, ServiceAccountFacts};
 use crate::{connection, names};
@@ -91,5 +93,31 @@ impl Cluster {
         names::check("namespace", namespace)?;
         names::check("service account", name)?;
         service_account::get(&self.api, namespace, name).await.map_err(Error::from)
+    }
+
+    /// One key of a ConfigMap; `None` when there is no such ConfigMap or key.
+    ///
+    /// # Errors
+    /// As [`Cluster::service_account`], of ConfigMaps.
+    pub async fn config_map(&self, namespace: &str, name: &str, key: &str) -> Result<Option<String>> {
+        names::check("namespace", namespace)?;
+        names::check("ConfigMap", name)?;
+        lookups::config_map(&self.api, namespace, name, key).await.map_err(Error::from)
+    }
+
+    /// The API server's version.
+    ///
+    /// # Errors
+    /// `KW_KUBERNETES_UNAVAILABLE` when no answer came within two seconds.
+    pub async fn version(&self) -> Result<Version> {
+        lookups::version(&self.api).await.map_err(Error::from)
+    }
+
+    /// The injector's own objects in `namespace`.
+    ///
+    /// # Errors
+    /// `KW_CONFIG_INVALID` for what cannot be a namespace.
+    pub fn own_objects(&self, namespace: &str) -> Result<OwnObjects> {
+        OwnObjects::new(self.api.clone(), namespace)
     }
 }

@@ -1,7 +1,8 @@
 //! What the node plugin and the injector ask of the Kubernetes API, and what they tell it.
 //!
 //! Everything here is off the path of a mount: classes and the CSIDriver object come from a watch that outlives an
-//! absent API server, status and events go out through a bounded queue. No Secret and no Pod is ever read.
+//! absent API server, status and events go out through a bounded queue. No Pod is ever read, and no Secret but the one
+//! that holds the injector's own certificate.
 //!
 //! # Rights
 //!
@@ -13,14 +14,20 @@
 //! | `storage.k8s.io` | `csidrivers`, by the driver's name | list, watch | [`DriverObject`] |
 //! | core | `serviceaccounts` | get | [`Cluster::service_account`] |
 //! | `events.k8s.io` | `events` | create, patch | [`Reporter`] |
+//! | core | `configmaps` | get | [`Cluster::config_map`] |
+//! | core | `secrets`, by name, in the injector's own namespace | get, patch | [`OwnObjects`] |
+//! | `coordination.k8s.io` | `leases`, by name, likewise | get, patch | [`OwnObjects`] |
+//! | `admissionregistration.k8s.io` | `mutatingwebhookconfigurations`, by name | get, patch | [`OwnObjects`] |
 
 mod api;
 mod classes;
 mod cluster;
 mod connection;
 mod driver_object;
+mod lookups;
 mod mirror;
 mod names;
+mod own;
 mod quiet;
 mod reporter;
 mod service_account;
@@ -28,5 +35,7 @@ mod service_account;
 pub use classes::{Class, ClassLimits, Classes, Lookup};
 pub use cluster::{Cluster, ClusterSettings};
 pub use driver_object::{DriverFacts, DriverObject, DriverState};
+pub use lookups::Version;
+pub use own::{Change, OwnObjects, OwnSecret};
 pub use reporter::{ObjectVersion, Outcome, PodRef, Report, Reporter, ReporterStats};
 pub use service_account::ServiceAccountFacts;

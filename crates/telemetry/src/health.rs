@@ -31,6 +31,8 @@ pub enum Condition {
     Driver,
     /// Kubelet has registered the driver.
     Registration,
+    /// There is a serving certificate that the API server trusts.
+    Certificate,
 }
 
 /// How far a condition is: met when `done` reaches `needed`.

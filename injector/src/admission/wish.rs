@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use keyward_core::config::injector::{Injection, Position, Via};
+use keyward_core::config::injector::{Injection, Position, Via, is_quantity};
 use keyward_core::document::{self, Mistakes};
 use keyward_core::spec::{self, Context, ObjectSpec};
 use keyward_core::{Code, Error, Result};
@@ -307,16 +307,4 @@ fn quantities(
         }
     }
     all
-}
-
-/// A plain decimal number and one of Kubernetes' suffixes.
-pub(crate) fn is_quantity(text: &str) -> bool {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let suffix = &text[digits.len()..];
-    let number = digits.strip_suffix('.').is_none()
-        && digits.bytes().filter(|byte| *byte == b'.').count() <= 1
-        && digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
-        && digits.bytes().any(|byte| byte.is_ascii_digit())
-        && text.len() <= 32;
-    number && matches!(suffix, "" | "m" | "k" | "M" | "G" | "T" | "Ki" | "Mi" | "Gi" | "Ti")
 }

@@ -1,10 +1,16 @@
 //! The injector's configuration: what the administrator of a cluster says once for all annotated pods.
 
+mod read;
+mod settings;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::{Log, Rotation, Tls, Traces, Vault};
+pub use read::{parse, parse_with};
+pub use settings::{SETTINGS, reference};
+
+use super::{Log, Rotation, Tls, Vault};
 use crate::cloud::Cloud;
 
 /// The whole configuration.
@@ -18,8 +24,6 @@ pub struct InjectorConfig {
     pub certificates: Certificates,
     /// Logs.
     pub log: Log,
-    /// Trace export; `None` exports none.
-    pub traces: Option<Traces>,
     /// What pods are given.
     pub injection: Injection,
 }
@@ -126,4 +130,17 @@ pub enum Certificates {
         /// The directory.
         directory: PathBuf,
     },
+}
+
+/// Whether `text` is a quantity of Kubernetes: a plain decimal number and one of its suffixes.
+#[must_use]
+pub fn is_quantity(text: &str) -> bool {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let suffix = &text[digits.len()..];
+    let number = !digits.ends_with('.')
+        && digits.bytes().filter(|byte| *byte == b'.').count() <= 1
+        && digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
+        && digits.bytes().any(|byte| byte.is_ascii_digit())
+        && text.len() <= 32;
+    number && matches!(suffix, "" | "m" | "k" | "M" | "G" | "T" | "Ki" | "Mi" | "Gi" | "Ti")
 }
