@@ -39,7 +39,7 @@ pub(crate) async fn run(config: InjectorConfig) -> Result<()> {
     let counts = Arc::new(Counts::default());
     counts.register(&metrics);
     let health = Health::new(&[Condition::Configuration, Condition::Certificate]);
-    lookups::extra_roots(config.injection.tls.extra_roots_file.as_deref())?;
+    lookups::extra_roots(&config.injection.tls)?;
     health.set(Condition::Configuration, true);
 
     let cluster = Cluster::connect(&cluster_settings(), Arc::clone(&clock)).await?;

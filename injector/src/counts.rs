@@ -23,9 +23,21 @@ impl Counts {
             let counts = Arc::clone(self);
             move || pick(&counts).load(Ordering::Relaxed)
         };
-        metrics.register_counter("injector_injected_pods", "Pods that were given their secrets", counted(|c| &c.injected));
-        metrics.register_counter("injector_skipped_pods", "Pods that asked and were left alone", counted(|c| &c.skipped));
-        metrics.register_counter("injector_refused_pods", "Pods that were refused for what they ask", counted(|c| &c.refused));
+        metrics.register_counter(
+            "injector_injected_pods",
+            "Pods that were given their secrets",
+            counted(|c| &c.injected),
+        );
+        metrics.register_counter(
+            "injector_skipped_pods",
+            "Pods that asked and were left alone",
+            counted(|c| &c.skipped),
+        );
+        metrics.register_counter(
+            "injector_refused_pods",
+            "Pods that were refused for what they ask",
+            counted(|c| &c.refused),
+        );
         metrics.register_counter(
             "injector_failed_requests",
             "Pods that were not decided about, because something was not available",

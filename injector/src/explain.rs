@@ -62,7 +62,11 @@ fn one(object: &Value, all: &[Value], injection: &Injection) -> Option<Explained
     let needs = admission::needs(&pod, injection);
     let facts = facts(&needs, namespace, all, injection);
     let decision = admission::decide(&pod, namespace, injection, &facts);
-    Some(Explained { of: format!("{kind} {}", text("/metadata/name").unwrap_or("without a name")), pod, decision })
+    Some(Explained {
+        of: format!("{kind} {}", text("/metadata/name").unwrap_or("without a name")),
+        pod,
+        decision,
+    })
 }
 
 fn facts(needs: &Needs, namespace: &str, all: &[Value], injection: &Injection) -> Facts {
@@ -85,6 +89,6 @@ fn facts(needs: &Needs, namespace: &str, all: &[Value], injection: &Injection) -
             .and_then(Value::as_str)
             .map(str::to_owned),
         native_sidecars: injection.native_sidecars != NativeSidecars::Never,
-        extra_roots: None,
+        extra_roots: crate::lookups::extra_roots(&injection.tls).ok().flatten(),
     }
 }

@@ -76,7 +76,9 @@ fn print_explained(manifest: &Path, injection: &Injection) -> Result<()> {
     for explained in explain::explain(&text, injection)? {
         let of = &explained.of;
         match explained.decision {
-            Ok(Decision::Untouched) => println!("# {of}: untouched, it has neither label nor annotation keyward.dev/inject"),
+            Ok(Decision::Untouched) => {
+                println!("# {of}: untouched, it has neither label nor annotation keyward.dev/inject")
+            }
             Ok(Decision::Skipped { reason, .. }) => println!("# {of}: skipped, {reason}"),
             Ok(Decision::Injected { pod, summary, warnings }) => {
                 println!("# {of}: injected, {summary}");

@@ -1,7 +1,6 @@
 //! What is looked up for a pod before a decision.
 
-use std::path::Path;
-
+use keyward_core::config::Tls;
 use keyward_core::config::injector::{Injection, NativeSidecars};
 use keyward_core::{Code, Error, Result};
 use keyward_kubernetes::{Cluster, Version};
@@ -61,7 +60,7 @@ impl Lookups {
             tenant_id: account.tenant_id,
             config,
             native_sidecars,
-            extra_roots: extra_roots(injection.tls.extra_roots_file.as_deref())?,
+            extra_roots: extra_roots(&injection.tls)?,
         })
     }
 }
@@ -70,15 +69,19 @@ impl Lookups {
 ///
 /// # Errors
 /// `KW_CONFIG_INVALID` when they cannot be read, are larger than a flag may be or are no certificates.
-pub(crate) fn extra_roots(file: Option<&Path>) -> Result<Option<String>> {
-    let Some(file) = file else { return Ok(None) };
-    let bad = |what: &str| Error::new(Code::ConfigInvalid, format!("tls.extraRootsFile: {}: {what}", file.display()));
-    let text = std::fs::read_to_string(file).map_err(|error| bad("cannot be read").detail(error))?;
+pub(crate) fn extra_roots(tls: &Tls) -> Result<Option<String>> {
+    let bad = |what: &str| Error::new(Code::ConfigInvalid, format!("the trust anchors of tls: {what}"));
+    let text = match (&tls.extra_roots_file, &tls.extra_roots) {
+        (Some(file), _) => std::fs::read_to_string(file)
+            .map_err(|error| bad(&format!("{} cannot be read", file.display())).detail(error))?,
+        (None, Some(text)) => text.clone(),
+        (None, None) => return Ok(None),
+    };
     if text.len() > LARGEST_ROOTS {
-        return Err(bad("is larger than 64 KiB, which is what a sidecar's flag takes"));
+        return Err(bad("they are larger than 64 KiB, which is what a sidecar's flag takes"));
     }
     if !text.contains("-----BEGIN CERTIFICATE-----") {
-        return Err(bad("holds no PEM certificate"));
+        return Err(bad("there is no PEM certificate"));
     }
     Ok(Some(text))
 }

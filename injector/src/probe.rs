@@ -27,7 +27,8 @@ pub(crate) async fn probe(port: u16) -> Result<()> {
             .map_err(|error| no("cannot be asked").detail(error))?
             .with_root_certificates(RootCertStore::empty())
             .with_no_client_auth();
-        let name = ServerName::try_from("keyward-injector").map_err(|error| no("cannot be asked").detail(error))?;
+        let name =
+            ServerName::try_from("keyward-injector").map_err(|error| no("cannot be asked").detail(error))?;
         // Nobody is trusted, so a handshake fails either way: on a certificate, or before one was shown.
         match TlsConnector::from(Arc::new(config)).connect(name, stream).await {
             Ok(_) => Ok(()),

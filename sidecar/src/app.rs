@@ -23,7 +23,8 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::args::Setup;
+use crate::application;
+use crate::args::{End, Setup};
 use crate::engine::{ACTOR, Engine, GRACE, prepare};
 use crate::supervisor;
 use upstream::Upstream;
@@ -34,19 +35,20 @@ const NAME: &str = "keyward-sidecar";
 /// What is told of a change while shutting down is told within this time.
 const NOTIFY_DRAIN: Duration = Duration::from_secs(2);
 
-/// Asks a running sidecar whether it is ready.
+/// Asks a running sidecar whether it is ready, or becomes so in time.
 ///
 /// # Errors
 /// `KW_CONNECT`, `KW_TIMEOUT` or `KW_SHUTTING_DOWN`.
-pub(crate) async fn probe(socket: &Path) -> Result<()> {
-    keyward_local_api::probe(socket).await
+pub(crate) async fn probe(socket: &Path, patience: Duration) -> Result<()> {
+    keyward_local_api::probe_within(socket, patience).await
 }
 
-/// Builds everything, then serves until a signal; with `once`, until the files are written.
+/// Builds everything, then serves until a signal or the end that was asked for.
 ///
 /// # Errors
-/// Configuration, identity files, tmpfs, sockets; with `once` also the first object that is missing.
-pub(crate) async fn run(setup: Setup, once: bool) -> Result<()> {
+/// Configuration, identity files, tmpfs, sockets; where it ends with the files also the first object that is missing.
+pub(crate) async fn run(setup: Setup, end: End) -> Result<()> {
+    let once = end == End::Written;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let (log, traces) = (&setup.config.log, setup.config.traces.as_ref());
     let exporter = telemetry::start_logs(log, traces, NAME, env!("CARGO_PKG_VERSION"), &clock)?;
@@ -110,7 +112,7 @@ pub(crate) async fn run(setup: Setup, once: bool) -> Result<()> {
     let rotation = tokio::spawn(Arc::clone(&broker).run());
     let mut sidecar = Sidecar { setup, engine, upstream, broker, health, ready, log: Arc::clone(&log) };
     let result =
-        if once { sidecar.deliver_once(&mut signals).await } else { sidecar.serve(&mut signals).await };
+        if once { sidecar.deliver_once(&mut signals).await } else { sidecar.serve(&mut signals, end).await };
     sidecar.health.drain();
     sidecar.ready.send_replace(false);
     stop.cancel();
@@ -156,8 +158,14 @@ impl Sidecar {
         }
     }
 
-    /// Runs until a signal asks to stop.
-    async fn serve(&mut self, signals: &mut Signals) -> Result<()> {
+    /// Runs until a signal asks to stop, or until the application has ended where that is the end.
+    async fn serve(&mut self, signals: &mut Signals, end: End) -> Result<()> {
+        let mut application = std::pin::pin!(async {
+            match end {
+                End::WithApplication => application::ended(Path::new("/proc")).await,
+                End::Never | End::Written => std::future::pending().await,
+            }
+        });
         let mut files = self.watch_files();
         let mut housekeeping = interval(GRACE);
         housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -171,6 +179,11 @@ impl Sidecar {
                     Arrived::Stop => break,
                     Arrived::Reload => self.reload(&mut files),
                 },
+                ended = &mut application => {
+                    ended?;
+                    tracing::info!("the application has ended");
+                    break;
+                }
                 () = self.engine.volume.changed() => {}
                 changed = files.changed() => {
                     for path in &changed {

@@ -1,10 +1,11 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Arg, ArgAction, Command};
 use keyward_core::config::{self, Config, SETTINGS};
-use keyward_core::{Code, Error, Result};
+use keyward_core::{Code, Error, Result, document};
 use keyward_delivery::template::check_templates;
 
 /// What the command line asks for.
@@ -13,6 +14,8 @@ pub(crate) enum Action {
     Probe {
         /// The socket.
         socket: PathBuf,
+        /// How long it may take to become so.
+        patience: Duration,
     },
     /// Say whether the configuration is valid.
     CheckConfig {
@@ -23,9 +26,20 @@ pub(crate) enum Action {
     Run {
         /// The configuration.
         setup: Box<Setup>,
-        /// Act as an init container.
-        once: bool,
+        /// How it ends.
+        end: End,
     },
+}
+
+/// When a sidecar ends of its own accord.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Never.
+    Never,
+    /// When the files are written: an init container.
+    Written,
+    /// With the application.
+    WithApplication,
 }
 
 /// A configuration and how to read it again.
@@ -89,7 +103,9 @@ fn command() -> Command {
         .arg(Arg::new("config").long("config").value_name("FILE").value_parser(clap::value_parser!(PathBuf)).help("The configuration, YAML; read again whenever it changes"))
         .arg(Arg::new("once").long("once").action(ArgAction::SetTrue).help("Write the files once and end: an init container"))
         .arg(Arg::new("check-config").long("check-config").action(ArgAction::SetTrue).help("Say whether the configuration is valid and end"))
-        .arg(Arg::new("probe").long("probe").action(ArgAction::SetTrue).help("Ask a running sidecar through its socket whether it is ready; exit 0 if so"));
+        .arg(Arg::new("probe").long("probe").action(ArgAction::SetTrue).help("Ask a running sidecar through its socket whether it is ready; exit 0 if so"))
+        .arg(Arg::new("wait").long("wait").value_name("DURATION").requires("probe").value_parser(document::parse_duration).help("Let --probe wait that long for the sidecar to become ready, so that a startup probe loses no second"))
+        .arg(Arg::new("exit-with-application").long("exit-with-application").action(ArgAction::SetTrue).conflicts_with("once").help("End once no other process is left in the pod: for Jobs on clusters without native sidecars, with shareProcessNamespace"));
     SETTINGS.iter().fold(command, |command, setting| {
         command.arg(
             Arg::new(setting.path)
@@ -121,14 +137,22 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> std::resul
         ExitCode::from(crate::exit_code(&error))
     };
     if matches.get_flag("probe") {
-        return socket(file.as_deref(), &overrides).map(|socket| Action::Probe { socket }).map_err(fail);
+        let patience = matches.get_one::<Duration>("wait").copied().unwrap_or_default();
+        return socket(file.as_deref(), &overrides)
+            .map(|socket| Action::Probe { socket, patience })
+            .map_err(fail);
     }
     let config = read(file.as_deref(), &overrides).map_err(fail)?;
     let setup = Box::new(Setup { config, file, overrides });
     if matches.get_flag("check-config") {
         return Ok(Action::CheckConfig { setup });
     }
-    Ok(Action::Run { setup, once: matches.get_flag("once") })
+    let end = match (matches.get_flag("once"), matches.get_flag("exit-with-application")) {
+        (true, _) => End::Written,
+        (_, true) => End::WithApplication,
+        _ => End::Never,
+    };
+    Ok(Action::Run { setup, end })
 }
 
 /// Where `--probe` asks: the flag, else the configuration, else the place that the injector uses.
@@ -167,7 +191,7 @@ mod tests {
             "--rotation-interval",
             "30s",
         ];
-        let Ok(Action::Run { setup, once: false }) = parse_words(&words) else { panic!("refused") };
+        let Ok(Action::Run { setup, end: End::Never }) = parse_words(&words) else { panic!("refused") };
         assert_eq!(setup.config.rotation.interval.as_secs(), 30);
     }
 

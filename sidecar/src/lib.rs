@@ -4,6 +4,7 @@
 //! concrete types.
 
 mod app;
+mod application;
 mod args;
 mod engine;
 mod harden;
@@ -23,14 +24,12 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(answer) => return answer,
     };
     let result = match parsed {
-        args::Action::Probe { socket } => on_runtime(app::probe(&socket)),
+        args::Action::Probe { socket, patience } => on_runtime(app::probe(&socket, patience)),
         args::Action::CheckConfig { setup } => {
             report(&format!("the configuration is valid: {} objects", setup.config.objects.len()));
             Ok(())
         }
-        args::Action::Run { setup, once } => {
-            harden::harden().and_then(|()| on_runtime(app::run(*setup, once)))
-        }
+        args::Action::Run { setup, end } => harden::harden().and_then(|()| on_runtime(app::run(*setup, end))),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -113,6 +113,8 @@ pub enum TlsVersion {
 pub struct Tls {
     /// Further trust anchors, PEM.
     pub extra_roots_file: Option<PathBuf>,
+    /// The same, inline; excludes the file.
+    pub extra_roots: Option<String>,
     /// The floor for every host.
     pub minimum_version: TlsVersion,
     /// Floors for single hosts.

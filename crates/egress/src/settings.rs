@@ -130,7 +130,10 @@ impl EgressSettings {
         };
         let fixed = |vault: &Vault| Some((vault.host.name().to_owned(), vault.address?));
         Ok(Self {
-            extra_roots_pem: tls.extra_roots_file.as_deref().map(Self::read_roots).transpose()?,
+            extra_roots_pem: match &tls.extra_roots_file {
+                Some(file) => Some(Self::read_roots(file)?),
+                None => tls.extra_roots.as_ref().map(|pem| pem.clone().into_bytes()),
+            },
             minimum_tls: floor(tls.minimum_version),
             host_floors: tls.hosts.iter().map(|(host, version)| (host.clone(), floor(*version))).collect(),
             resolve: vaults.iter().filter_map(fixed).collect(),

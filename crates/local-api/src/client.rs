@@ -5,6 +5,7 @@ use http_body_util::Full;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use keyward_core::{Code, Error, Result};
+use keyward_proto::secrets::v1::{ListSecretsRequest, ListSecretsResponse, SecretState};
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -15,8 +16,15 @@ use crate::wire;
 /// How long a probe may take, connection included.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Until a probe that may wait asks again.
+const PROBE_AGAIN: Duration = Duration::from_millis(20);
+
 /// Largest answer to a health check: it holds one number.
 const MAX_ANSWER: usize = 64;
+
+/// Largest list of names that is read, bytes, and how many of them are shown.
+const MAX_LIST: usize = 4 << 20;
+const MAX_NAMED: usize = 10;
 
 /// Connects to a local API at `socket`.
 ///
@@ -44,16 +52,23 @@ pub async fn connect(socket: &Path) -> Result<Channel> {
 
 /// Asks the server at `socket` whether it is ready, for a container's probe.
 ///
-/// It speaks HTTP/2 by hand: the one call needs none of a channel's machinery, which a probed binary would carry along.
+/// It speaks HTTP/2 by hand: its calls need none of a channel's machinery, which a probed binary would carry along.
 ///
 /// # Errors
 /// `KW_CONNECT` when nobody answers; `KW_TIMEOUT` when nobody answers in time; `KW_SHUTTING_DOWN` when the server
-/// says that it is not serving.
+/// says that it is not serving, with the names that it waits for and why.
 pub async fn probe(socket: &Path) -> Result<()> {
     match tokio::time::timeout(PROBE_TIMEOUT, check(socket)).await {
         Ok(Ok(Some(ServingStatus::Serving))) => Ok(()),
         Ok(Ok(Some(_))) => {
-            Err(Error::new(Code::ShuttingDown, "the server is up but not ready; its log says why"))
+            let waits = tokio::time::timeout(PROBE_TIMEOUT, missing(socket)).await;
+            let waits = waits.ok().flatten().unwrap_or_default();
+            let message = if waits.is_empty() {
+                "the server is up but not ready; its log says why".to_owned()
+            } else {
+                format!("waiting for {waits}; docs/troubleshooting.md says what to do, and the log more")
+            };
+            Err(Error::new(Code::ShuttingDown, message))
         }
         Ok(Ok(None)) => {
             let message = format!("the server at {} does not answer a health check", socket.display());
@@ -67,8 +82,58 @@ pub async fn probe(socket: &Path) -> Result<()> {
     }
 }
 
+/// As [`probe`], asking again until the server is ready or `patience` is over, so that a container whose start waits for
+/// the answer loses no second.
+///
+/// # Errors
+/// Those of the last [`probe`].
+pub async fn probe_within(socket: &Path, patience: Duration) -> Result<()> {
+    let end = tokio::time::Instant::now() + patience;
+    loop {
+        let answer = probe(socket).await;
+        if answer.is_ok() || tokio::time::Instant::now() + PROBE_AGAIN >= end {
+            return answer;
+        }
+        tokio::time::sleep(PROBE_AGAIN).await;
+    }
+}
+
+/// What the server has no value of: `db (KW_VAULT_FORBIDDEN, vault), api`.
+async fn missing(socket: &Path) -> Option<String> {
+    let all: ListSecretsResponse = call(
+        socket,
+        "keyward.secrets.v1.SecretService/ListSecrets",
+        &ListSecretsRequest::default(),
+        MAX_LIST,
+    )
+    .await
+    .ok()??;
+    let waiting = all
+        .secrets
+        .iter()
+        .filter(|secret| !matches!(secret.state(), SecretState::Fresh | SecretState::Stale));
+    let named = waiting.map(|secret| match Code::ALL.iter().find(|code| code.as_str() == secret.reason) {
+        Some(code) => format!("{} ({}, {})", secret.name, code.as_str(), code.hop().as_str()),
+        None => secret.name.clone(),
+    });
+    Some(named.take(MAX_NAMED).collect::<Vec<_>>().join(", "))
+}
+
 /// One `grpc.health.v1.Health/Check` of the whole server; `None` when the answer is none.
 async fn check(socket: &Path) -> Result<Option<ServingStatus>> {
+    let request = HealthCheckRequest { service: String::new() };
+    let answer: Option<HealthCheckResponse> =
+        call(socket, "grpc.health.v1.Health/Check", &request, MAX_ANSWER).await?;
+    Ok(answer.map(|answer| answer.status()))
+}
+
+/// One call of one message each way, on a connection of its own; `None` when the answer is no such message.
+async fn call<M: prost::Message + Default>(
+    socket: &Path,
+    method: &str,
+    request: &impl prost::Message,
+    limit: usize,
+) -> Result<Option<M>> {
     let stream = UnixStream::connect(socket).await.map_err(|error| unreachable_socket(socket, &error))?;
     let broken = |error: hyper::Error| {
         Error::new(Code::Connect, format!("{} does not speak gRPC", socket.display())).detail(error)
@@ -76,15 +141,13 @@ async fn check(socket: &Path) -> Result<Option<ServingStatus>> {
     let (mut sender, connection) =
         http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(broken)?;
     let ask = async {
-        let message = wire::frame(&HealthCheckRequest { service: String::new() });
-        let request = http::Request::post("http://localhost/grpc.health.v1.Health/Check")
+        let request = http::Request::post(format!("http://localhost/{method}"))
             .header(http::header::CONTENT_TYPE, "application/grpc")
             .header(http::header::TE, "trailers")
-            .body(Full::new(message))
+            .body(Full::new(wire::frame(request)))
             .expect("every part is valid");
         let response = sender.send_request(request).await.map_err(broken)?;
-        let answer = wire::receive::<HealthCheckResponse, _>(response.into_body(), MAX_ANSWER).await;
-        Ok(answer.ok().map(|answer| answer.status()))
+        Ok(wire::receive::<M, _>(response.into_body(), limit).await.ok())
     };
     let mut connection = std::pin::pin!(connection);
     tokio::select! {

@@ -24,7 +24,7 @@ mod status;
 mod watch;
 mod wire;
 
-pub use client::{connect, probe};
+pub use client::{connect, probe, probe_within};
 pub use peer::{Peer, PeerCheck};
 pub use pod_cgroup::PodCgroup;
 pub use server::{Parts, Server};

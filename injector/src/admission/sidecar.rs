@@ -111,14 +111,17 @@ fn container(
 ) -> Value {
     let once = role == Role::Once;
     // Without a socket there is no one to ask; the flags of the local API and its state belong to a running sidecar.
-    let mut args: Vec<&str> = flags
+    let is_of_server =
+        |flag: &str| ["--grpc-", "--state-", "--admin-"].iter().any(|own| flag.starts_with(own));
+    // Kubernetes expands `$(NAME)` in arguments, and takes `$$` for a dollar sign.
+    let mut args: Vec<String> = flags
         .iter()
-        .map(String::as_str)
-        .filter(|flag| !once || !["--grpc-", "--state-", "--admin-"].iter().any(|own| flag.starts_with(own)))
+        .filter(|flag| !once || !is_of_server(flag))
+        .map(|flag| flag.replace('$', "$$"))
         .collect();
     match role {
-        Role::Once => args.push("--once"),
-        Role::UntilTheApplicationEnds => args.push("--exit-with-application"),
+        Role::Once => args.push("--once".to_owned()),
+        Role::UntilTheApplicationEnds => args.push("--exit-with-application".to_owned()),
         Role::Native | Role::Beside => {}
     }
     let mut mounts = vec![json!({"name": FILES, "mountPath": wish.mount_path})];

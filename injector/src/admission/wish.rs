@@ -91,7 +91,8 @@ impl Wish {
             );
         }
         mistakes.into_result(Code::AnnotationInvalid)?;
-        let objects = if config_map.is_some() { Vec::new() } else { objects(&objects_text, via, injection)? };
+        let objects =
+            if config_map.is_some() { Vec::new() } else { objects(pod, &objects_text, via, injection)? };
         Ok(Self {
             via,
             objects_text,
@@ -209,14 +210,32 @@ fn line(pod: Pod<'_>, name: &str, from: &str, via: Via, mistakes: &Mistakes) -> 
     line
 }
 
-fn objects(text: &str, via: Via, injection: &Injection) -> Result<Vec<ObjectSpec>> {
+fn objects(pod: Pod<'_>, text: &str, via: Via, injection: &Injection) -> Result<Vec<ObjectSpec>> {
     let listed: Vec<_> = injection.vaults.iter().map(|vault| vault.host.clone()).collect();
     let context = Context { cloud: &injection.cloud, listed_hosts: &listed, notify: via != Via::Csi };
-    let specs = spec::parse_objects_text(text.as_bytes(), context)?;
+    let specs = spec::parse_objects_text(text.as_bytes(), context)
+        .map_err(|error| Error::new(error.code(), in_annotations(pod, error.message())))?;
     if specs.is_empty() {
         return Err(Error::new(Code::ObjectInvalid, format!("{OBJECTS}: the list is empty")));
     }
     Ok(specs)
+}
+
+/// Mistakes in the list as their author has written it: `objects[0].from` is an annotation where each object has its own.
+fn in_annotations(pod: Pod<'_>, message: &str) -> String {
+    if pod.annotation(OBJECTS).is_some() {
+        return message
+            .replace("objects[", "keyward.dev/objects[")
+            .replace("objects: ", "keyward.dev/objects: ");
+    }
+    let mut names: Vec<_> = pod.annotations().filter_map(|(key, _)| key.strip_prefix(SECRET)).collect();
+    names.sort_unstable();
+    names.iter().enumerate().fold(message.to_owned(), |text, (index, name)| {
+        let parts = [(".from", SECRET), (".file", FILE), (".mode", MODE), (".notify", NOTIFY), ("", SECRET)];
+        parts.iter().fold(text, |text, (part, prefix)| {
+            text.replace(&format!("objects[{index}]{part}"), &format!("{prefix}{name}"))
+        })
+    })
 }
 
 fn choice<T: Copy>(pod: Pod<'_>, key: &str, choices: &[(&str, T)], mistakes: &Mistakes) -> Option<T> {

@@ -51,7 +51,10 @@ impl FileKeeper {
                 Error::new(Code::ConfigInvalid, format!("{} cannot be read ({error})", path.display()))
             };
             if std::fs::metadata(&path).map_err(unreadable)?.len() > LARGEST {
-                return Err(Error::new(Code::ConfigInvalid, format!("{} is larger than 256 KiB", path.display())));
+                return Err(Error::new(
+                    Code::ConfigInvalid,
+                    format!("{} is larger than 256 KiB", path.display()),
+                ));
             }
             std::fs::read(&path).map(Zeroizing::new).map_err(unreadable)
         };

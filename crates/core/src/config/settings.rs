@@ -60,6 +60,7 @@ settings! {
     "vaults", "none", "[{host: '127.0.0.1:8443', verifyChallengeResource: false, address: '127.0.0.1:8443'}]",
         "Vaults beyond the cloud's suffix, or with settings of their own: host, verifyChallengeResource (default true), address (connect here instead of resolving the host).";
     "tls.extraRootsFile", "none", "/etc/keyward/ca.pem", "Trust anchors beside the built-in ones, PEM; read again whenever it changes.";
+    "tls.extraRoots", "none", "\"-----BEGIN CERTIFICATE-----\\nMA==\\n-----END CERTIFICATE-----\\n\"", "The same, inline; excludes the file.";
     "tls.minimumVersion", "\"1.3\"", "\"1.2\"", "The oldest TLS version that is spoken, \"1.3\" or \"1.2\". Lowering it is logged.";
     "tls.hosts", "none", "[{host: vault.corp.example, minimumVersion: \"1.2\"}]", "Floors for single hosts.";
     "objects", "none", "['kv://shop/secrets/db-password']", "What to fetch; see the object grammar.";

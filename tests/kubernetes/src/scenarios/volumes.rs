@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use crate::azure::VAULT;
-use crate::manifest::{FILES, class, csi, pod, spec, volume, watcher};
+use crate::manifest::{self, FILES, csi, pod, spec, volume, watcher};
 use crate::wait::{ensure, until};
 use crate::{Outcome, World};
 
@@ -99,7 +99,7 @@ fn through_class(world: &World, namespace: &str, driver: &str) -> Outcome {
 }
 
 fn class_of(world: &World, namespace: &str, client_id: &str, secrets: &[&str]) -> Value {
-    class(namespace, "web", client_id, world.azure.tenant(), secrets)
+    manifest::class(namespace, "web", client_id, world.azure.tenant(), secrets)
 }
 
 pub(super) fn jobs(world: &World) -> Outcome {

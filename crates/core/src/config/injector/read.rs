@@ -48,7 +48,10 @@ fn read(mut fields: Fields<'_>, mistakes: &Mistakes) -> Option<InjectorConfig> {
     let certificates = match fields.section("certificates") {
         Some(section) => certificates(section),
         None => {
-            fields.mistake("certificates", "is missing: say certificates.namespace, or mode: files and a directory");
+            fields.mistake(
+                "certificates",
+                "is missing: say certificates.namespace, or mode: files and a directory",
+            );
             None
         }
     };
@@ -117,7 +120,11 @@ fn injection(fields: &mut Fields<'_>, mistakes: &Mistakes) -> Option<Injection> 
     let cloud = cloud(fields);
     let token_audience = fields.parsed("tokenAudience", |text| {
         let sound = (1..=253).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
-        if sound { Ok(text.to_owned()) } else { Err("must be an audience such as api://AzureADTokenExchange".to_owned()) }
+        if sound {
+            Ok(text.to_owned())
+        } else {
+            Err("must be an audience such as api://AzureADTokenExchange".to_owned())
+        }
     });
     let vaults = vaults(fields, mistakes);
     let tls = fields.section("tls").map(|fields| tls(fields, mistakes)).unwrap_or_default();
@@ -149,12 +156,17 @@ fn injection(fields: &mut Fields<'_>, mistakes: &Mistakes) -> Option<Injection> 
 fn image(text: &str) -> std::result::Result<String, String> {
     let sound = (1..=512).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"./:@_-".contains(&byte));
-    if sound { Ok(text.to_owned()) } else { Err("must be an image such as ghcr.io/keyward/keyward:0.1.0".to_owned()) }
+    if sound {
+        Ok(text.to_owned())
+    } else {
+        Err("must be an image such as ghcr.io/keyward/keyward:0.1.0".to_owned())
+    }
 }
 
 /// A DNS subdomain as Kubernetes takes it.
 fn object_name(text: &str) -> std::result::Result<String, String> {
-    let outer = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+    let outer =
+        |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
     let sound = text.len() <= 253
         && text.bytes().all(|byte| outer(Some(byte)) || b"-.".contains(&byte))
         && outer(text.bytes().next())
@@ -221,9 +233,9 @@ mod tests {
     use serde_json::Map;
 
     use super::*;
+    use crate::config::Setting;
     use crate::config::injector::SETTINGS;
     use crate::config::read::set;
-    use crate::config::Setting;
     use crate::document;
 
     const SMALLEST: &str = "certificates: {namespace: keyward-system}\nimage: keyward:1\n";

@@ -26,6 +26,7 @@ settings! {
     "vaults", "none", "[{host: '127.0.0.1:8443', verifyChallengeResource: false, address: '127.0.0.1:8443'}]",
         "Vaults beyond the cloud's suffix, or with settings of their own, as every sidecar gets them: host, verifyChallengeResource (default true), address (connect here instead of resolving the host).";
     "tls.extraRootsFile", "none", "/etc/keyward/ca.pem", "Trust anchors that every sidecar is given beside the built-in ones, PEM; read for each pod.";
+    "tls.extraRoots", "none", "\"-----BEGIN CERTIFICATE-----\\nMA==\\n-----END CERTIFICATE-----\\n\"", "The same, inline; excludes the file.";
     "tls.minimumVersion", "\"1.3\"", "\"1.2\"", "The oldest TLS version that sidecars speak, \"1.3\" or \"1.2\".";
     "tls.hosts", "none", "[{host: vault.corp.example, minimumVersion: \"1.2\"}]", "Floors for single hosts.";
     "rotation.interval", "60s", "30s", "Time between a sidecar's checks for new versions.";

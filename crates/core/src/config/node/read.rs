@@ -10,7 +10,9 @@ use super::{
 use crate::cloud::Cloud;
 use crate::config::read::local::{audit, log, rotation, traces, uids};
 use crate::config::read::path::{absolute, check_path};
-use crate::config::read::upstream::{azure_resource_id, custom_cloud, id, metadata_endpoint, tls, vaults};
+use crate::config::read::upstream::{
+    azure_resource_id, custom_cloud, id, metadata_endpoint, pem_certificates, tls, vaults,
+};
 use crate::config::read::{document_with, finish};
 use crate::document::{Fields, Mistakes};
 use crate::{Result, VaultHost};
@@ -230,13 +232,7 @@ fn identity_binding(mut fields: Fields<'_>) -> Option<IdentityBinding> {
         _ => Err("must be an https URL without query and fragment".to_owned()),
     });
     let file = fields.parsed("caFile", check_path);
-    let data = fields.parsed("caData", |text| {
-        if text.contains("-----BEGIN CERTIFICATE-----") {
-            Ok(text.to_owned())
-        } else {
-            Err("must be PEM certificates".to_owned())
-        }
-    });
+    let data = fields.parsed("caData", pem_certificates);
     if file.is_some() && data.is_some() {
         fields.mistake("caFile", "and caData exclude each other");
     }

@@ -123,6 +123,10 @@ const VERSIONS: &[(&str, TlsVersion)] = &[("1.2", TlsVersion::V1_2), ("1.3", Tls
 
 pub(in crate::config) fn tls(mut fields: Fields<'_>, mistakes: &Mistakes) -> Tls {
     let extra_roots_file = fields.parsed("extraRootsFile", check_path);
+    let extra_roots = fields.parsed("extraRoots", pem_certificates);
+    if extra_roots_file.is_some() && extra_roots.is_some() {
+        fields.mistake("extraRoots", "and extraRootsFile exclude each other");
+    }
     let minimum_version = fields.choice("minimumVersion", VERSIONS).unwrap_or_default();
     let mut hosts = Vec::new();
     for (index, item) in fields.list("hosts").iter().enumerate() {
@@ -136,7 +140,15 @@ pub(in crate::config) fn tls(mut fields: Fields<'_>, mistakes: &Mistakes) -> Tls
         hosts.extend(host.zip(version));
     }
     fields.finish();
-    Tls { extra_roots_file, minimum_version, hosts }
+    Tls { extra_roots_file, extra_roots, minimum_version, hosts }
+}
+
+pub(in crate::config) fn pem_certificates(text: &str) -> std::result::Result<String, String> {
+    if text.contains("-----BEGIN CERTIFICATE-----") {
+        Ok(text.to_owned())
+    } else {
+        Err("must be PEM certificates".to_owned())
+    }
 }
 
 pub(in crate::config) fn azure_resource_id(text: &str) -> std::result::Result<String, String> {
