@@ -97,6 +97,29 @@ fn the_configuration_page_of_the_node_plugin_is_the_one_that_the_code_makes() {
 }
 
 #[test]
+fn the_configuration_page_of_the_injector_is_the_one_that_the_code_makes() {
+    use keyward_core::config::injector;
+    let page = read("docs/injector-configuration.md");
+    assert!(
+        page.contains(&injector::reference()),
+        "docs/injector-configuration.md is out of date; put this table into it:\n{}",
+        injector::reference()
+    );
+}
+
+#[test]
+fn every_error_code_is_on_the_troubleshooting_page_with_what_to_do() {
+    let page = read("docs/troubleshooting.md");
+    for code in keyward_core::Code::ALL {
+        assert!(
+            page.contains(&format!("`{}`", code.as_str())),
+            "docs/troubleshooting.md lacks {}",
+            code.as_str()
+        );
+    }
+}
+
+#[test]
 fn every_error_code_is_on_the_errors_page() {
     let page = read("docs/errors.md");
     for code in keyward_core::Code::ALL {

@@ -77,8 +77,13 @@ impl Azure {
     /// An identity that trusts a service account, and may read the vault.
     pub(crate) fn reader(&self, namespace: &str, account: &str) -> Identity {
         let identity = self.stranger(namespace, account);
-        self.vault().assign(&identity, [Permission::SECRETS_GET, Permission::SECRETS_LIST]);
+        self.permit(&identity);
         identity
+    }
+
+    /// Lets an identity read the vault.
+    pub(crate) fn permit(&self, identity: &Identity) {
+        self.vault().assign(identity, [Permission::SECRETS_GET, Permission::SECRETS_LIST]);
     }
 
     /// An identity that trusts a service account, and may do nothing.

@@ -9,6 +9,9 @@ use serde_json::Value;
 use crate::Outcome;
 use crate::wait::{ensure, until};
 
+/// The label of namespaces that scenarios make.
+const OF_A_SCENARIO: &str = "keyward-tests";
+
 /// Where the cluster is, and what is installed on it.
 pub(crate) struct Cluster {
     kubeconfig: PathBuf,
@@ -75,8 +78,17 @@ impl Cluster {
     }
 
     pub(crate) fn apply(&self, objects: &[Value]) -> Outcome {
+        self.apply_with(&["apply", "-f", "-"], objects)
+    }
+
+    /// Asks the API server and its webhooks, and changes nothing.
+    pub(crate) fn try_apply(&self, objects: &[Value]) -> Outcome {
+        self.apply_with(&["create", "--dry-run=server", "-f", "-"], objects)
+    }
+
+    fn apply_with(&self, arguments: &[&str], objects: &[Value]) -> Outcome {
         let list = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": objects});
-        self.run(&self.kubectl, &["apply", "-f", "-"], Some(&list.to_string())).map(drop)
+        self.run(&self.kubectl, arguments, Some(&list.to_string())).map(drop)
     }
 
     pub(crate) fn get(&self, arguments: &[&str]) -> Outcome<Value> {
@@ -167,17 +179,47 @@ impl Cluster {
     /// Makes a namespace anew, with service accounts.
     pub(crate) fn namespace(&self, name: &str, accounts: &[&str]) -> Outcome {
         let _ = self.kubectl(&["delete", "namespace", name, "--ignore-not-found", "--timeout=90s"]);
-        let mut objects =
-            vec![serde_json::json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})];
+        let mut objects = vec![
+            serde_json::json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": {OF_A_SCENARIO: "true"}}}),
+        ];
         objects.extend(accounts.iter().map(|account| {
             serde_json::json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": account, "namespace": name}})
         }));
         self.apply(&objects)
     }
 
+    /// Takes away what failed scenarios left, so that it does not speak against the next.
+    pub(crate) fn clear(&self) -> Outcome {
+        self.kubectl(&["delete", "namespace", "-l", &format!("{OF_A_SCENARIO}=true"), "--timeout=90s"])
+            .map(drop)
+    }
+
     /// Deletes a namespace; everything in it must go.
     pub(crate) fn end(&self, namespace: &str) -> Outcome {
         self.kubectl(&["delete", "namespace", namespace, "--timeout=90s"]).map(drop)
+    }
+
+    /// No mount of ours is left below kubelet's directory for pods that are gone.
+    pub(crate) fn no_mount_left(&self) -> Outcome {
+        until(60, "unmounted", || {
+            let pods = self.get(&["pods", "--all-namespaces"])?;
+            let uids: Vec<_> = pods["items"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(|p| p["metadata"]["uid"].as_str())
+                .collect();
+            let mounts = std::fs::read_to_string("/proc/self/mounts").map_err(|error| error.to_string())?;
+            let below = format!("{}/pods/", self.kubelet_dir.display());
+            let left: Vec<_> = mounts
+                .lines()
+                .filter(|line| line.contains("kubernetes.io~csi"))
+                .filter_map(|line| line.split(' ').nth(1)?.strip_prefix(&below))
+                .filter(|path| !uids.iter().any(|uid| path.starts_with(uid)))
+                .map(str::to_owned)
+                .collect();
+            ensure(left.is_empty(), || format!("left behind: {}", left.join(", ")))
+        })
     }
 
     /// The name of the driver's pod.

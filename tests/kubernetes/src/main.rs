@@ -68,6 +68,9 @@ fn main() -> ExitCode {
             Err(why) => {
                 println!("FAILED  {seconds:6.1} s  {name}: {why}");
                 failed.push(*name);
+                if let Err(why) = world.cluster.clear() {
+                    println!("        what it left cannot be taken away: {why}");
+                }
             }
         }
     }

@@ -9,6 +9,43 @@ pub(crate) const BUSYBOX: &str = "localhost/busybox:test";
 /// Where volumes are mounted.
 pub(crate) const FILES: &str = "/var/run/secrets/app";
 
+/// Where the injector mounts files, and the local API's socket, in pods that do not say.
+pub(crate) const INJECTED: &str = "/var/run/keyward";
+pub(crate) const SOCKET: &str = "/var/run/keyward-api/keyward.sock";
+
+/// A pod that asks the injector.
+pub(crate) fn annotated(
+    namespace: &str,
+    name: &str,
+    account: &str,
+    annotations: &Value,
+    then: &str,
+) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": name, "namespace": namespace,
+            "labels": {"app": name, "keyward.dev/inject": "true"},
+            "annotations": annotations,
+        },
+        "spec": annotated_spec(account, then),
+    })
+}
+
+/// Its specification, as its author writes it: nothing in it speaks of secrets.
+pub(crate) fn annotated_spec(account: &str, then: &str) -> Value {
+    let script = format!("echo I see $(ls {INJECTED} | wc -l) files; {then}");
+    json!({
+        "serviceAccountName": account,
+        "terminationGracePeriodSeconds": 0,
+        "securityContext": {"runAsUser": 1000, "runAsGroup": 1000, "fsGroup": 1000, "runAsNonRoot": true},
+        "containers": [
+            {"name": "app", "image": BUSYBOX, "imagePullPolicy": "Never", "command": ["sh", "-c", script]},
+        ],
+    })
+}
+
 /// A pod whose application says at its start what it sees, and then runs on.
 pub(crate) fn pod(namespace: &str, name: &str, account: &str, volume: Value) -> Value {
     json!({
@@ -43,7 +80,7 @@ pub(crate) fn watcher(image: &str) -> Value {
         "name": "watcher",
         "image": image,
         "imagePullPolicy": "Never",
-        "command": ["/keyward", "--socket", format!("{FILES}/keyward.sock"), "watch"],
+        "command": ["/keyward", "watch", "--socket", format!("{FILES}/keyward.sock")],
         "volumeMounts": [{"name": "secrets", "mountPath": FILES, "readOnly": true}],
     })
 }

@@ -1,5 +1,6 @@
 //! Each scenario asserts what an application's container sees.
 
+mod injected;
 mod isolation;
 mod leaks;
 mod outages;
@@ -18,6 +19,15 @@ pub(crate) const ALL: &[(&str, Scenario)] = &[
     ("an inline volume is complete before the application starts, and rotates under it", volumes::inline),
     ("an existing class works as it is", volumes::class),
     ("a second driver stands in under the name of the secrets-store driver", volumes::stand_in),
+    ("an annotated pod has its files first, answers lookups, and rotates", injected::sidecar),
+    ("annotated jobs and cron jobs complete, by sidecar, init container and volume", injected::jobs),
+    ("what an annotated pod asks wrongly is told at admission, or by an event", injected::refused),
+    ("without the webhook other pods start, and those that asked wait", injected::webhook_down),
+    (
+        "the webhook's certificates and replicas change under a stream of admissions",
+        injected::certificate_rotated,
+    ),
+    ("an admission policy in place of the webhook", injected::by_policy),
     ("jobs and cron jobs with a volume complete", volumes::jobs),
     ("a stateful set rolls over", volumes::stateful),
     ("from 1 to 30 pods in one go with one get for each object", scale::one_to_thirty),

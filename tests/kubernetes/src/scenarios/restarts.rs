@@ -66,29 +66,6 @@ fn processes(wanted: impl Fn(&str, &str) -> bool) -> Outcome<Vec<u32>> {
         .collect())
 }
 
-/// No mount of ours is left below kubelet's directory for pods that are gone.
-fn no_mount_left(world: &World) -> Outcome {
-    until(60, "unmounted", || {
-        let pods = world.cluster.get(&["pods", "--all-namespaces"])?;
-        let uids: Vec<_> = pods["items"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(|p| p["metadata"]["uid"].as_str())
-            .collect();
-        let mounts = std::fs::read_to_string("/proc/self/mounts").map_err(|error| error.to_string())?;
-        let below = format!("{}/pods/", world.cluster.kubelet_dir.display());
-        let left: Vec<_> = mounts
-            .lines()
-            .filter(|line| line.contains("kubernetes.io~csi"))
-            .filter_map(|line| line.split(' ').nth(1)?.strip_prefix(&below))
-            .filter(|path| !uids.iter().any(|uid| path.starts_with(uid)))
-            .map(str::to_owned)
-            .collect();
-        ensure(left.is_empty(), || format!("left behind: {}", left.join(", ")))
-    })
-}
-
 pub(super) fn driver_killed(world: &World) -> Outcome {
     let cluster = &world.cluster;
     cluster.namespace("killed", &["web"])?;
@@ -111,7 +88,7 @@ pub(super) fn driver_killed(world: &World) -> Outcome {
         ensure(said.contains("I see 2 files"), || format!("{name} began with: {said}"))?;
     }
     cluster.end("killed")?;
-    no_mount_left(world)
+    world.cluster.no_mount_left()
 }
 
 pub(super) fn driver_in_outage(world: &World) -> Outcome {
@@ -125,7 +102,7 @@ pub(super) fn driver_in_outage(world: &World) -> Outcome {
     world.azure.heal();
     rotates(world, "outage")?;
     world.cluster.end("outage")?;
-    no_mount_left(world)
+    world.cluster.no_mount_left()
 }
 
 pub(super) fn driver_upgraded(world: &World) -> Outcome {
@@ -155,7 +132,7 @@ pub(super) fn driver_upgraded(world: &World) -> Outcome {
         })?;
     }
     cluster.end("upgrade")?;
-    no_mount_left(world)
+    world.cluster.no_mount_left()
 }
 
 pub(super) fn namespace_deleted(world: &World) -> Outcome {
@@ -166,7 +143,7 @@ pub(super) fn namespace_deleted(world: &World) -> Outcome {
     cluster.all_ready("gone", "app=web", 10, 60)?;
     world.azure.down();
     cluster.end("gone")?;
-    no_mount_left(world)
+    world.cluster.no_mount_left()
 }
 
 pub(super) fn kubelet(world: &World) -> Outcome {
@@ -181,7 +158,7 @@ pub(super) fn kubelet(world: &World) -> Outcome {
     world.azure.heal();
     rotates(world, "kubelet")?;
     world.cluster.end("kubelet")?;
-    no_mount_left(world)
+    world.cluster.no_mount_left()
 }
 
 pub(super) fn api_server(world: &World) -> Outcome {
@@ -219,5 +196,5 @@ pub(super) fn node(world: &World) -> Outcome {
         ensure(value == "after", || format!("{name} reads {value}"))?;
     }
     cluster.end("reboot")?;
-    no_mount_left(world)
+    world.cluster.no_mount_left()
 }

@@ -33,7 +33,7 @@ pub(super) fn inline(world: &World) -> Outcome {
             "inline",
             "web",
             "watcher",
-            &["/keyward", "--socket", &socket, "get", "db-password", "--reveal"],
+            &["/keyward", "get", "db-password", "--reveal", "--socket", &socket],
         )
     };
     ensure(get()?.trim_end() == "before", || "a lookup gives something else".into())?;
@@ -68,8 +68,10 @@ pub(super) fn stand_in(world: &World) -> Outcome {
     values["driver"]["stateDir"] = json!("/run/keyward/stand-in");
     world.cluster.install("stand-in", "stand-in-system", &values)?;
     let outcome = through_class(world, "standin", "secrets-store.csi.k8s.io");
+    // Pods before their driver: without it kubelet cannot unmount.
+    let unmounted = world.cluster.no_mount_left();
     world.cluster.uninstall("stand-in", "stand-in-system")?;
-    outcome
+    outcome.and(unmounted)
 }
 
 fn through_class(world: &World, namespace: &str, driver: &str) -> Outcome {
