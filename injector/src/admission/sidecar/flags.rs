@@ -122,7 +122,8 @@ pub(super) fn of(
     }
     if wish.via == Via::Sidecar {
         put("grpc-socket", &format!("{API_PATH}/keyward.sock"));
-        put("state-path", STATE_PATH);
+        // Below the volume's root, which belongs to root: a directory that the sidecar makes is its own.
+        put("state-path", &format!("{STATE_PATH}/snapshot"));
         if let Some(listen) = wish.admin_listen {
             put("admin-listen", &listen.to_string());
         }
