@@ -30,6 +30,7 @@ use crate::mounts::{Mounts, Socket};
 use crate::node::{self, Node};
 use crate::registration::{self, watched};
 use crate::state::State;
+use crate::taint;
 
 /// As metrics and traces name the process.
 const NAME: &str = "keyward-csi-driver";
@@ -135,6 +136,9 @@ pub(crate) async fn run(setup: Setup, mounts: Mounts) -> Result<()> {
     if config.registration.enabled {
         let endpoint = setup.endpoint.display().to_string();
         tokio::spawn(registration::serve_registration(Arc::clone(&node), endpoint, again, stop.clone()));
+    }
+    if let Some(key) = config.startup_taint.clone() {
+        tokio::spawn(taint::watch(Arc::clone(&node), key));
     }
     keyward_memory::hand_back_code();
 

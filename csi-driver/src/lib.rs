@@ -30,6 +30,7 @@ mod request;
 mod restore;
 mod serve;
 mod state;
+mod taint;
 mod volume;
 
 use std::ffi::OsString;

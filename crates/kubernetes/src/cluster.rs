@@ -7,7 +7,8 @@ use crate::api::Api;
 use crate::classes::{ClassLimits, Classes};
 use crate::driver_object::DriverObject;
 use crate::lookups::{self, Version};
-use crate::own::OwnObjects;
+use crate::node::{self, Taints};
+use crate::own::{Change, OwnObjects};
 use crate::reporter::Reporter;
 use crate::service_account::{self, ServiceAccountFacts};
 use crate::{connection, names};
@@ -119,5 +120,29 @@ impl Cluster {
     /// `KW_CONFIG_INVALID` for what cannot be a namespace.
     pub fn own_objects(&self, namespace: &str) -> Result<OwnObjects> {
         OwnObjects::new(self.api.clone(), namespace)
+    }
+
+    /// The taints of our node.
+    ///
+    /// # Errors
+    /// `KW_KUBERNETES_FORBIDDEN` without the right `get` on nodes; `KW_KUBERNETES_UNAVAILABLE` without an answer.
+    pub async fn taints(&self) -> Result<Taints> {
+        node::taints(&self.api, &self.settings.node).await
+    }
+
+    /// Takes taints with `key` away from our node, unless it has changed since it was read.
+    ///
+    /// # Errors
+    /// As [`Cluster::taints`], of the right `patch`.
+    pub async fn remove_taint(&self, read: &Taints, key: &str) -> Result<Change> {
+        node::remove_taint(&self.api, &self.settings.node, read, key).await
+    }
+
+    /// Whether kubelet lists our driver for our node.
+    ///
+    /// # Errors
+    /// As [`Cluster::taints`], of CSINodes.
+    pub async fn is_registered(&self) -> Result<bool> {
+        node::is_registered(&self.api, &self.settings.node, &self.settings.driver_name).await
     }
 }

@@ -14,6 +14,8 @@
 //! | `storage.k8s.io` | `csidrivers`, by the driver's name | list, watch | [`DriverObject`] |
 //! | core | `serviceaccounts` | get | [`Cluster::service_account`] |
 //! | `events.k8s.io` | `events` | create, patch | [`Reporter`] |
+//! | core | `nodes`, the driver's own | get, patch | [`Cluster::taints`] |
+//! | `storage.k8s.io` | `csinodes`, the driver's own | get | [`Cluster::is_registered`] |
 //! | core | `configmaps` | get | [`Cluster::config_map`] |
 //! | core | `secrets`, by name, in the injector's own namespace | get, patch | [`OwnObjects`] |
 //! | `coordination.k8s.io` | `leases`, by name, likewise | get, patch | [`OwnObjects`] |
@@ -27,6 +29,7 @@ mod driver_object;
 mod lookups;
 mod mirror;
 mod names;
+mod node;
 mod own;
 mod quiet;
 mod reporter;
@@ -36,6 +39,7 @@ pub use classes::{Class, ClassLimits, Classes, Lookup};
 pub use cluster::{Cluster, ClusterSettings};
 pub use driver_object::{DriverFacts, DriverObject, DriverState};
 pub use lookups::Version;
+pub use node::Taints;
 pub use own::{Change, OwnObjects, OwnSecret};
 pub use reporter::{ObjectVersion, Outcome, PodRef, Report, Reporter, ReporterStats};
 pub use service_account::ServiceAccountFacts;

@@ -32,6 +32,23 @@ pub const ACCOUNTS: &str = "serviceaccounts";
 /// Events.
 pub const EVENTS: &str = "events";
 
+/// Nodes.
+pub const NODES: &str = "nodes";
+/// What kubelet says of drivers on a node.
+pub const CSI_NODES: &str = "csinodes";
+/// ConfigMaps.
+pub const CONFIG_MAPS: &str = "configmaps";
+/// Secrets.
+pub const SECRETS: &str = "secrets";
+/// Leases.
+pub const LEASES: &str = "leases";
+/// MutatingWebhookConfigurations.
+pub const WEBHOOKS: &str = "mutatingwebhookconfigurations";
+
+/// Every kind that is there.
+const KINDS: &[&str] =
+    &[CLASSES, STATUSES, DRIVERS, ACCOUNTS, EVENTS, NODES, CSI_NODES, CONFIG_MAPS, SECRETS, LEASES, WEBHOOKS];
+
 /// How long [`FakeApi::until`] waits.
 const PATIENCE: Duration = Duration::from_secs(30);
 

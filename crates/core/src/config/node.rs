@@ -47,6 +47,8 @@ pub struct NodeConfig {
     pub allow_swap: bool,
     /// Registration with kubelet.
     pub registration: Registration,
+    /// Key of the taint that is taken from the node once volumes can be mounted; `None` touches none.
+    pub startup_taint: Option<String>,
     /// What volumes may use.
     pub limits: Limits,
     /// Where the facts of the CSIDriver object come from.

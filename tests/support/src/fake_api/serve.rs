@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 
 use super::objects::{Objects, merge, text};
 use super::route::Route;
-use super::{ACCOUNTS, CLASSES, DRIVERS, EVENTS, STATUSES, Shared, watching};
+use super::{CLASSES, EVENTS, KINDS, STATUSES, Shared, watching};
 
 type Body = BoxBody<Bytes, Infallible>;
 
@@ -38,6 +38,7 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
     let line = format!("{} {}", head.method, head.uri);
     let token = head.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let response = match Route::of(&head.uri) {
+        None if head.uri.path() == "/version" => respond(200, &json!({"major": "1", "minor": "36"})),
         None => refusal(404, "no such path"),
         Some(route) => match objection(&shared, &route, &head.method, token) {
             Some((code, why)) => refusal(code, why),
@@ -63,7 +64,7 @@ fn objection(
     if rules.token.as_ref().is_some_and(|wanted| token != Some(&format!("Bearer {wanted}"))) {
         return Some((401, "Unauthorized"));
     }
-    let known = [CLASSES, STATUSES, DRIVERS, ACCOUNTS, EVENTS].contains(&route.resource.as_str());
+    let known = KINDS.contains(&route.resource.as_str());
     let served = route.resource != CLASSES
         || rules.versions.as_ref().is_none_or(|versions| versions.contains(&route.version));
     if !known || !served || rules.absent.contains(&route.resource) {
@@ -99,6 +100,10 @@ fn act(shared: &Arc<Shared>, route: &Route, method: &Method, body: &[u8]) -> Res
             Ok(())
         }),
         ("PATCH", Some(name), Some(patch)) => change(&mut objects, route, name, subresource, |before| {
+            let version = text(&patch, "resourceVersion");
+            if !version.is_empty() && version != text(before, "resourceVersion") {
+                return Err((409, "the object has been modified"));
+            }
             merge(before, patch);
             Ok(())
         }),

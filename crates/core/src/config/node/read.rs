@@ -77,6 +77,7 @@ fn read(mut fields: Fields<'_>, mistakes: &Mistakes) -> Option<NodeConfig> {
         })
         .unwrap_or_default();
     let registration = registration(fields.section("registration"));
+    let startup_taint = fields.section("startupTaint").and_then(startup_taint);
     let limits = limits(fields.section("limits"));
     let csi_driver = csi_driver(fields.section("csiDriver"));
     fields.finish();
@@ -96,6 +97,7 @@ fn read(mut fields: Fields<'_>, mistakes: &Mistakes) -> Option<NodeConfig> {
         grpc,
         allow_swap,
         registration,
+        startup_taint,
         limits,
         csi_driver,
     })
@@ -264,6 +266,28 @@ fn registration(fields: Option<Fields<'_>>) -> Registration {
     registration.endpoint = absolute(&mut fields, "endpoint");
     fields.finish();
     registration
+}
+
+fn startup_taint(mut fields: Fields<'_>) -> Option<String> {
+    if fields.value("key").is_none() {
+        fields.mistake("key", "is missing");
+    }
+    let key = fields.parsed("key", |text| {
+        // A label's name, with or without a domain before it.
+        let (domain, name) = text.split_once('/').map_or((None, text), |(domain, name)| (Some(domain), name));
+        let outer = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric());
+        let named = name.len() <= 63
+            && outer(name.bytes().next())
+            && outer(name.bytes().last())
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+        if named && domain.is_none_or(|domain| kubernetes_name(domain, 253, true).is_ok()) {
+            Ok(text.to_owned())
+        } else {
+            Err("must be a taint's key such as keyward.dev/driver-not-ready".to_owned())
+        }
+    });
+    fields.finish();
+    key
 }
 
 fn limits(fields: Option<Fields<'_>>) -> Limits {

@@ -37,6 +37,8 @@ settings! {
     "files.allowSwap", "false", "true", "Accept a tmpfs without noswap while swap is on.";
     "registration.enabled", "true", "false", "Whether to register with kubelet.";
     "registration.endpoint", "the CSI socket's own path", "/var/lib/kubelet/plugins/csi.keyward.dev/csi.sock", "The CSI socket as kubelet on the host sees it.";
+    "startupTaint.key", "no taint is touched", "keyward.dev/driver-not-ready",
+        "Key of the taint that the driver takes from its node once kubelet lists it there and a volume has been made and read back. Looked for again every minute.";
     "limits.volumes", "512", "110", "Volumes at a time on one node.";
     "limits.objectsPerVolume", "1000", "100", "Objects in one volume.";
     "limits.bytesPerVolume", "67108864", "1048576", "Bytes of all files of one volume.";
