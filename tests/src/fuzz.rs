@@ -9,6 +9,7 @@ use keyward_core::cloud::Cloud;
 use keyward_core::spec::{Context, FilePath, parse_objects_text};
 use keyward_core::{ObjectRef, SecretBytes, Version, VersionInfo, config};
 use keyward_csi_driver::protocol::{Place, REPLY, REQUEST, Reply, Request};
+use keyward_injector::admission::{self, Decision, Facts};
 
 /// A fuzz target: its name, which is its corpus folder, and what it does with an input.
 pub type Target = (&'static str, fn(&[u8]));
@@ -36,6 +37,7 @@ pub const TARGETS: &[Target] = &[
     ("mounter_protocol", mounter_protocol),
     ("volume_context", volume_context),
     ("registration_call", registration_call),
+    ("admission_review", admission_review),
 ];
 
 /// The wall time of every target.
@@ -51,9 +53,11 @@ pub fn object_reference(data: &[u8]) {
     }
 }
 
-/// A configuration, the sidecar's or the node plugin's, is valid or refused with a message.
+/// A configuration, the sidecar's, the node plugin's or the injector's, is valid or refused with a message.
 pub fn configuration(data: &[u8]) {
-    for error in [config::parse(data).err(), config::node::parse(data).err()].into_iter().flatten() {
+    let refused =
+        [config::parse(data).err(), config::node::parse(data).err(), config::injector::parse(data).err()];
+    for error in refused.into_iter().flatten() {
         assert!(!error.message().is_empty());
     }
 }
@@ -266,5 +270,33 @@ pub fn registration_call(data: &[u8]) {
         let twice =
             keyward_csi_driver::fuzzing::registration_call(&once, 1).expect("what passed passes again");
         assert_eq!(once, twice);
+    }
+}
+
+/// A question of the API server is answered, and the patch makes the pod that was decided; looked at again, that pod is
+/// left as it is.
+pub fn admission_review(data: &[u8]) {
+    let Ok(request) = keyward_injector::review::read(data) else { return };
+    let injection =
+        config::injector::parse(b"image: k:1\ncertificates: {namespace: k}\n").expect("a configuration");
+    let injection = injection.injection;
+    let facts = Facts {
+        client_id: Some("11111111-1111-1111-1111-111111111111".to_owned()),
+        tenant_id: Some("22222222-2222-2222-2222-222222222222".to_owned()),
+        native_sidecars: true,
+        ..Facts::default()
+    };
+    let decision = admission::decide(&request.object, &request.namespace, &injection, &facts);
+    let answer = keyward_injector::review::answer(&request, &decision);
+    assert_eq!(answer["response"]["uid"], request.uid.as_str());
+    let Ok(Decision::Injected { pod, .. }) = decision else { return };
+    let patch =
+        serde_json::from_value::<json_patch::Patch>(keyward_injector::review::patch(&request.object, &pod));
+    let mut patched = request.object.clone();
+    json_patch::patch(&mut patched, &patch.expect("a patch")).expect("the patch applies");
+    assert!(patched == pod, "the patch makes another pod");
+    match admission::decide(&pod, &request.namespace, &injection, &facts) {
+        Ok(Decision::Injected { pod: again, .. }) => assert!(again == pod, "a second look changes the pod"),
+        other => panic!("a pod that was injected is then {other:?}"),
     }
 }

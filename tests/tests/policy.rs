@@ -181,42 +181,58 @@ fn every_link_from_a_page_to_a_file_leads_there() {
 }
 
 #[test]
-fn the_chart_grants_the_node_plugin_the_rights_that_the_code_names_and_configures_it_validly() {
-    // What the chart renders; tests/chart/run compares.
-    let rendered = read("tests/chart/golden/defaults.yaml");
-    let document = |kind: &str, name: &str| {
-        let (kind, name) = (format!("\nkind: {kind}\n"), format!("\n  name: {name}\n"));
-        let found = rendered.split("\n---\n").find(|text| text.contains(&kind) && text.contains(&name));
-        found.unwrap_or_else(|| panic!("{kind}{name}"))
+fn the_chart_grants_each_program_the_rights_that_the_code_names_and_configures_it_validly() {
+    // What the chart renders with everything switched on; tests/chart/run compares.
+    let rendered = read("tests/chart/golden/everything.yaml");
+    let documents = |kind: &str, name: &str| -> Vec<&str> {
+        let (kind, name) = (format!("\nkind: {kind}\n"), format!("\n  name: {name}"));
+        rendered.split("\n---\n").filter(|text| text.contains(&kind) && text.contains(&name)).collect()
     };
-    let manifest = document("ClusterRole", "keyward-csi-driver-csi.keyward.dev");
     let list = |text: &str, key: &str| -> Vec<String> {
         let from = text.find(key).unwrap_or_else(|| panic!("{key} in {text}")) + key.len();
         let inside = &text[from..from + text[from..].find(']').expect("a list on one line")];
         inside.split(", ").map(|word| word.trim_matches('"').to_owned()).collect()
     };
-    let granted: BTreeSet<_> = manifest
-        .split("- apiGroups: [")
-        .skip(1)
-        .map(|rule| {
-            let group = rule.split(']').next().expect("a group").trim_matches('"').to_owned();
-            (group, list(rule, "resources: ["), list(rule, "verbs: ["))
-        })
-        .collect();
-    let named: BTreeSet<_> = read("crates/kubernetes/src/lib.rs")
-        .lines()
-        .filter_map(|line| line.strip_prefix("//! | "))
-        .skip(2)
-        .map(|row| {
-            let cells: Vec<_> = row.split(" | ").collect();
-            let group = cells[0].trim_matches('`').replace("core", "");
-            let resource = cells[1].split('`').nth(1).expect("a resource").to_owned();
-            (group, vec![resource], cells[2].split(", ").map(str::to_owned).collect::<Vec<_>>())
-        })
-        .collect();
-    assert_eq!(granted, named);
-    let config = document("ConfigMap", "keyward-csi-driver").split("config.yaml: |\n").nth(1);
-    keyward_core::config::node::parse(config.expect("a configuration").as_bytes()).expect("it is valid");
+    let code = read("crates/kubernetes/src/lib.rs");
+    for (program, heading) in [
+        ("keyward-csi-driver", "//! # Rights of the node plugin"),
+        ("keyward-injector", "//! # Rights of the injector"),
+    ] {
+        let roles = [documents("ClusterRole", program), documents("Role", program)].concat().join("\n");
+        let granted: BTreeSet<_> = roles
+            .split("- apiGroups: [")
+            .skip(1)
+            .map(|rule| {
+                let group = rule.split(']').next().expect("a group").trim_matches('"').to_owned();
+                (group, list(rule, "resources: ["), list(rule, "verbs: ["))
+            })
+            .collect();
+        let table = code.split(heading).nth(1).unwrap_or_else(|| panic!("{heading}"));
+        let named: BTreeSet<_> = table
+            .lines()
+            .skip(2)
+            .map_while(|line| line.strip_prefix("//! | "))
+            .skip(2)
+            .map(|row| {
+                let cells: Vec<_> = row.split(" | ").collect();
+                let group = cells[0].trim_matches('`').replace("core", "");
+                let resource = cells[1].split('`').nth(1).expect("a resource").to_owned();
+                (group, vec![resource], cells[2].split(", ").map(str::to_owned).collect::<Vec<_>>())
+            })
+            .collect();
+        assert_eq!(granted, named, "{program}");
+    }
+    let config = |program: &str| {
+        let document = documents("ConfigMap", program);
+        let text = document[0].split("config.yaml: |\n").nth(1).expect("a configuration");
+        // The next key of the ConfigMap is less deep.
+        text.lines()
+            .take_while(|line| line.is_empty() || line.starts_with("    "))
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    keyward_core::config::node::parse(config("keyward-csi-driver").as_bytes()).expect("it is valid");
+    keyward_core::config::injector::parse(config("keyward-injector").as_bytes()).expect("it is valid");
 }
 
 #[test]

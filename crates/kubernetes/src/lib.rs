@@ -4,7 +4,7 @@
 //! absent API server, status and events go out through a bounded queue. No Pod is ever read, and no Secret but the one
 //! that holds the injector's own certificate.
 //!
-//! # Rights
+//! # Rights of the node plugin
 //!
 //! | API group | Resource | Verbs | For |
 //! | --- | --- | --- | --- |
@@ -14,10 +14,16 @@
 //! | `storage.k8s.io` | `csidrivers`, by the driver's name | list, watch | [`DriverObject`] |
 //! | core | `serviceaccounts` | get | [`Cluster::service_account`] |
 //! | `events.k8s.io` | `events` | create, patch | [`Reporter`] |
-//! | core | `nodes`, the driver's own | get, patch | [`Cluster::taints`] |
-//! | `storage.k8s.io` | `csinodes`, the driver's own | get | [`Cluster::is_registered`] |
+//! | core | `nodes`, its own | get, patch | [`Cluster::taints`], only with a start-up taint |
+//! | `storage.k8s.io` | `csinodes`, its own | get | [`Cluster::is_registered`], likewise |
+//!
+//! # Rights of the injector
+//!
+//! | API group | Resource | Verbs | For |
+//! | --- | --- | --- | --- |
+//! | core | `serviceaccounts` | get | [`Cluster::service_account`] |
 //! | core | `configmaps` | get | [`Cluster::config_map`] |
-//! | core | `secrets`, by name, in the injector's own namespace | get, patch | [`OwnObjects`] |
+//! | core | `secrets`, by name, in its own namespace | get, patch | [`OwnObjects`] |
 //! | `coordination.k8s.io` | `leases`, by name, likewise | get, patch | [`OwnObjects`] |
 //! | `admissionregistration.k8s.io` | `mutatingwebhookconfigurations`, by name | get, patch | [`OwnObjects`] |
 

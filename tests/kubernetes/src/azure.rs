@@ -1,6 +1,6 @@
 //! The emulated Azure at the node's address. What proves a pod's identity is the API server's own signature.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use keyward_emulator::{
@@ -18,6 +18,8 @@ pub(crate) const ISSUER: &str = "https://kubernetes.default.svc";
 /// The vault as its users write it.
 pub(crate) const VAULT: &str = "https://shop.vault.azure.net/secrets";
 const PORT: u16 = 8443;
+/// Of the emulator's admin API, on loopback.
+pub(crate) const ADMIN_PORT: u16 = 8444;
 
 pub(crate) struct Azure {
     pub(crate) emulator: Emulator,
@@ -35,7 +37,11 @@ impl Azure {
             .map_err(|error| error.to_string())?;
         let address = format!("{}:{PORT}", cluster.address);
         let listen: SocketAddr = address.parse().map_err(|_| format!("{address} is no address"))?;
-        let builder = Emulator::builder().vault("shop").listen(ListenerKind::Https, listen).rate_limits(None);
+        let builder = Emulator::builder()
+            .vault("shop")
+            .listen(ListenerKind::Https, listen)
+            .listen(ListenerKind::Admin, SocketAddr::from((Ipv4Addr::LOCALHOST, ADMIN_PORT)))
+            .rate_limits(None);
         let emulator = runtime.block_on(builder.start()).map_err(|error| format!("the emulator: {error}"))?;
         emulator.alias(&address, "shop");
         let keys = cluster.kubectl(&["get", "--raw", "/openid/v1/jwks"])?;
@@ -53,7 +59,8 @@ impl Azure {
             "audience": "https://vault.azure.net",
         });
         let vaults = json!([{"host": "shop.vault.azure.net", "address": self.address}]);
-        let rotation = json!({"interval": "1s", "jitter": 0});
+        // Every tenth check reads all values anew: later than the scenarios that count reads take.
+        let rotation = json!({"interval": "3s", "jitter": 0});
         json!({
             "extraRoots": self.emulator.ca_pem(),
             "crds": {"secretProviderClass": true},

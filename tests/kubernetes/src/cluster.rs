@@ -46,6 +46,12 @@ impl Cluster {
         })
     }
 
+    /// What a shell needs to work on the cluster.
+    pub(crate) fn shell(&self) -> String {
+        let tools = self.kubectl.parent().unwrap_or(&self.kubectl);
+        format!("export KUBECONFIG={} PATH={}:$PATH", self.kubeconfig.display(), tools.display())
+    }
+
     fn run(&self, program: &PathBuf, arguments: &[&str], input: Option<&str>) -> Outcome<String> {
         let output = self.output(program, arguments, input)?;
         if output.status.success() {

@@ -5,6 +5,7 @@
 
 mod azure;
 mod cluster;
+mod hold;
 mod manifest;
 mod scenarios;
 mod wait;
@@ -29,6 +30,9 @@ struct Flags {
     /// Say which there are.
     #[arg(long)]
     list: bool,
+    /// In place of scenarios: a namespace to try things in, until the program is ended.
+    #[arg(long)]
+    hold: bool,
 }
 
 /// What every scenario works with.
@@ -56,6 +60,9 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    if flags.hold {
+        return hold::hold(&world);
+    }
     let mut failed = Vec::new();
     for (name, scenario) in &chosen {
         let start = Instant::now();

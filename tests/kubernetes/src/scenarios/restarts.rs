@@ -151,7 +151,8 @@ pub(super) fn kubelet(world: &World) -> Outcome {
     world.azure.down();
     world.cluster.control("kubelet", "stop")?;
     world.cluster.control("kubelet", "start")?;
-    world.cluster.ready("kubelet", "web", 60)?;
+    // The API still calls the pod ready from before: kubelet knows it again when one can look into it.
+    until(60, "back", || read(world, "kubelet", "web").map(drop))?;
     throughout(5, || {
         ensure(read(world, "kubelet", "web")? == "before", || "the file changed or is gone".into())
     })?;
@@ -192,8 +193,10 @@ pub(super) fn node(world: &World) -> Outcome {
     let pods = cluster.get(&["pods", "-n", "reboot"])?;
     for pod in pods["items"].as_array().into_iter().flatten() {
         let name = pod["metadata"]["name"].as_str().unwrap_or_default();
-        let value = read(world, "reboot", name)?;
-        ensure(value == "after", || format!("{name} reads {value}"))?;
+        until(60, "back", || {
+            let value = read(world, "reboot", name)?;
+            ensure(value == "after", || format!("{name} reads {value}"))
+        })?;
     }
     cluster.end("reboot")?;
     world.cluster.no_mount_left()
