@@ -105,6 +105,11 @@ impl Azure {
         self.emulator.faults().set(Fault::on("*", Effect::Status { status: 503, retry_after: None }));
     }
 
+    /// The vault takes requests and never answers.
+    pub(crate) fn hang(&self) {
+        self.emulator.faults().set(Fault::on("secrets.*", Effect::Hang));
+    }
+
     /// Every answer takes this long.
     pub(crate) fn latency(&self, of: Duration) {
         let millis = of.as_millis() as u64;

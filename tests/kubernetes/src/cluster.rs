@@ -87,6 +87,11 @@ impl Cluster {
         self.apply_with(&["apply", "-f", "-"], objects)
     }
 
+    /// Creates one object with one request, without asking what the server knows first.
+    pub(crate) fn create(&self, path: &str, object: &Value) -> Outcome {
+        self.run(&self.kubectl, &["create", "--raw", path, "-f", "-"], Some(&object.to_string())).map(drop)
+    }
+
     /// Asks the API server and its webhooks, and changes nothing.
     pub(crate) fn try_apply(&self, objects: &[Value]) -> Outcome {
         self.apply_with(&["create", "--dry-run=server", "-f", "-"], objects)

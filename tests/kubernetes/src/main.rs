@@ -30,6 +30,9 @@ struct Flags {
     /// Say which there are.
     #[arg(long)]
     list: bool,
+    /// What takes minutes, and more repetitions of what is measured.
+    #[arg(long)]
+    long: bool,
     /// In place of scenarios: a namespace to try things in, until the program is ended.
     #[arg(long)]
     hold: bool,
@@ -39,6 +42,8 @@ struct Flags {
 struct World {
     cluster: Cluster,
     azure: Azure,
+    /// Whether scenarios may take minutes.
+    long: bool,
 }
 
 fn main() -> ExitCode {
@@ -53,7 +58,7 @@ fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
-    let world = match World::prepare() {
+    let world = match World::prepare(flags.long) {
         Ok(world) => world,
         Err(why) => {
             println!("FAILED  preparation: {why}");
@@ -87,10 +92,10 @@ fn main() -> ExitCode {
 
 impl World {
     /// Starts the emulated Azure on the node's address, and installs the chart against it.
-    fn prepare() -> Outcome<Self> {
+    fn prepare(long: bool) -> Outcome<Self> {
         let cluster = Cluster::from_environment()?;
         let azure = Azure::start(&cluster)?;
         cluster.install("keyward", "keyward-system", &azure.values())?;
-        Ok(Self { cluster, azure })
+        Ok(Self { cluster, azure, long })
     }
 }

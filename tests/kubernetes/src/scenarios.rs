@@ -2,11 +2,13 @@
 
 mod injected;
 mod isolation;
+mod joins;
 mod leaks;
 mod outages;
 mod refusals;
 mod restarts;
 mod scale;
+mod timeline;
 mod volumes;
 
 use crate::{Outcome, World};
@@ -38,11 +40,26 @@ pub(crate) const ALL: &[(&str, Scenario)] = &[
     ("one of ten objects disabled while another rotates", outages::one_of_ten),
     ("a class edited to a bad alias changes nothing", outages::bad_edit),
     ("vault and token endpoint down", outages::azure_down),
+    ("pods wait for the driver of a node that joins with the start-up taint", joins::tainted),
+    ("a time line", timeline::print),
     ("the driver killed while pods start", restarts::driver_killed),
     ("the driver killed and started anew during an outage", restarts::driver_in_outage),
     ("a rolling update of the driver under 30 pods", restarts::driver_upgraded),
     ("a namespace with running pods is deleted", restarts::namespace_deleted),
+    ("a vault that hangs past kubelet's patience (with --long)", outages::hanging),
     ("kubelet restarted during an outage", restarts::kubelet),
     ("the API server down", restarts::api_server),
     ("the node rebooted", restarts::node),
 ];
+
+/// Processes of the node by their control group and command line.
+fn processes(wanted: impl Fn(&str, &str) -> bool) -> Outcome<Vec<u32>> {
+    let entries = std::fs::read_dir("/proc").map_err(|error| error.to_string())?;
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    Ok(pids
+        .filter(|pid| {
+            let read = |file: &str| std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+            wanted(&String::from_utf8_lossy(&read("cgroup")), &String::from_utf8_lossy(&read("cmdline")))
+        })
+        .collect())
+}

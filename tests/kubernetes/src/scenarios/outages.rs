@@ -71,3 +71,29 @@ pub(super) fn azure_down(world: &World) -> Outcome {
     until(60, "rotated", || ensure(read()? == "after", || "the old value".into()))?;
     cluster.end("azure-down")
 }
+
+/// Kubelet gives up a call after two minutes and calls again; no try may leave something half done.
+pub(super) fn hanging(world: &World) -> Outcome {
+    if !world.long {
+        return Ok(());
+    }
+    let (cluster, azure) = (&world.cluster, &world.azure);
+    cluster.namespace("hanging", &["web"])?;
+    azure.vault().set_secret("late", "value");
+    let identity = azure.reader("hanging", "web");
+    azure.hang();
+    let objects = format!("- {VAULT}/late\n");
+    cluster.apply(&[pod("hanging", "web", "web", volume(azure, &identity.client_id, &objects))])?;
+    throughout(130, || {
+        let pod = cluster.get(&["pod", "web", "-n", "hanging"])?;
+        let running = pod["status"]["containerStatuses"][0]["state"]["running"].is_object();
+        ensure(!running, || "the pod runs without its volume".into())
+    })?;
+    let events = cluster.events("hanging", "web")?;
+    ensure(events.contains("KW_TIMEOUT"), || format!("its events: {events}"))?;
+    azure.heal();
+    cluster.ready("hanging", "web", 150)?;
+    let said = cluster.logs("hanging", "web", "app")?;
+    ensure(said.contains("I see 2 files"), || format!("it began with: {said}"))?;
+    cluster.end("hanging")
+}

@@ -1,5 +1,6 @@
 use serde_json::{Value, json};
 
+use super::processes;
 use crate::azure::VAULT;
 use crate::manifest::{FILES, pod, spec, volume};
 use crate::wait::{ensure, throughout, until};
@@ -52,18 +53,6 @@ fn kill_driver(world: &World) -> Outcome {
     let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
     let killed = std::process::Command::new("kill").arg("-KILL").args(&pids).status();
     ensure(killed.is_ok_and(|status| status.success()), || "the driver cannot be killed".into())
-}
-
-/// Processes of the node by their control group and command line.
-fn processes(wanted: impl Fn(&str, &str) -> bool) -> Outcome<Vec<u32>> {
-    let entries = std::fs::read_dir("/proc").map_err(|error| error.to_string())?;
-    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    Ok(pids
-        .filter(|pid| {
-            let read = |file: &str| std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
-            wanted(&String::from_utf8_lossy(&read("cgroup")), &String::from_utf8_lossy(&read("cmdline")))
-        })
-        .collect())
 }
 
 pub(super) fn driver_killed(world: &World) -> Outcome {
