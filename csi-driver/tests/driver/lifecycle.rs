@@ -1,6 +1,8 @@
 use std::os::unix::fs::MetadataExt;
 
+use keyward_test_support::fake_api::{CSI_NODES, FakeApi, NODES};
 use keyward_test_support::node::{Node, VAULT};
+use serde_json::json;
 
 use crate::BINARY;
 
@@ -43,4 +45,29 @@ async fn with_an_fs_group_files_belong_to_it_also_in_directories_and_others_read
         node.until_file(&volume, "db/a/password", value.as_bytes()).await;
     }
     node.kubelet.unpublish(&volume).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_start_up_taint_goes_when_kubelet_lists_the_driver_and_no_other_taint_does() {
+    let Some(node) = Node::start(BINARY).await else { return };
+    node.configure("startupTaint: {key: keyward.dev/driver-not-ready}");
+    let ours = json!({"key": "keyward.dev/driver-not-ready", "value": "true", "effect": "NoSchedule"});
+    let other = json!({"key": "other.example/taint", "effect": "NoExecute"});
+    let tainted = json!({"metadata": {"name": "node-0"}, "spec": {"taints": [other, ours]}});
+    node.api.put(NODES, tainted.clone());
+    let keys = |api: &FakeApi| -> Vec<String> {
+        let taints = api.object(NODES, "", "node-0").unwrap()["spec"]["taints"].clone();
+        let taints = taints.as_array().cloned().unwrap_or_default();
+        taints.iter().map(|taint| taint["key"].as_str().unwrap().to_owned()).collect()
+    };
+    let _driver = node.drive().await;
+    // Kubelet has not listed it yet, however often it looks.
+    let looks = |api: &FakeApi| api.requests().iter().filter(|line| line.contains("csinodes")).count();
+    node.api.until("three looks", |api| looks(api) >= 3).await;
+    assert_eq!(keys(&node.api).len(), 2);
+    let driver = json!({"name": "csi.keyward.dev", "nodeID": "node-0"});
+    node.api.put(CSI_NODES, json!({"metadata": {"name": "node-0"}, "spec": {"drivers": [driver]}}));
+    node.api.until("the taint gone", |api| keys(api) == ["other.example/taint"]).await;
+    // Nothing was shown to anybody.
+    assert!(node.kubelet.mounts().is_empty());
 }
