@@ -77,7 +77,7 @@ fn print_explained(manifest: &Path, injection: &Injection) -> Result<()> {
         let of = &explained.of;
         match explained.decision {
             Ok(Decision::Untouched) => {
-                println!("# {of}: untouched, it has neither label nor annotation keyward.dev/inject")
+                println!("# {of}: untouched, it has neither label nor annotation keyward.dev/inject");
             }
             Ok(Decision::Skipped { reason, .. }) => println!("# {of}: skipped, {reason}"),
             Ok(Decision::Injected { pod, summary, warnings }) => {

@@ -1,6 +1,8 @@
 //! What becomes of pods as controllers ask for them, word for word, and what holds for all of them. After a change that is
 //! meant: `KEYWARD_UPDATE_GOLDEN=1 cargo test -p keyward-injector --test golden`, and look at the difference.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panic")]
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -171,7 +173,7 @@ fn the_webhook_makes_the_same_csi_volumes_as_the_admission_policy() {
             let code = refusal.split(':').next().unwrap();
             match explained.decision {
                 Err(error) => {
-                    assert!(only_policy || error.code().as_str() == code, "{name}: {error}, {code}")
+                    assert!(only_policy || error.code().as_str() == code, "{name}: {error}, {code}");
                 }
                 Ok(_) => assert!(only_policy, "{name} is refused by the policy alone"),
             }

@@ -1,5 +1,7 @@
 //! What holds for any pod and any annotations.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panic")]
+
 use std::cell::Cell;
 use std::collections::BTreeMap;
 

@@ -1,5 +1,7 @@
 //! The program itself, against a Kubernetes API of our own making: what it shows, what it answers, how it ends.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panic")]
+
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};

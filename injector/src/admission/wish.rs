@@ -64,7 +64,7 @@ impl Wish {
                 .trim()
                 .parse()
                 .map_err(|_| {
-                    mistakes.note(ADMIN_LISTEN, "must be an address and a port, such as 0.0.0.0:9464")
+                    mistakes.note(ADMIN_LISTEN, "must be an address and a port, such as 0.0.0.0:9464");
                 })
                 .ok()
         });

@@ -4,8 +4,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use keyward_emulator::{
-    Effect, Emulator, Fault, Identity, ListenerKind, Permission, Registration, TOKEN_EXCHANGE_AUDIENCE,
-    VaultHandle,
+    Builder, Effect, Emulator, Fault, Identity, ListenerKind, Permission, Registration,
+    TOKEN_EXCHANGE_AUDIENCE, VaultHandle,
 };
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
@@ -20,61 +20,87 @@ pub(crate) const VAULT: &str = "https://shop.vault.azure.net/secrets";
 const PORT: u16 = 8443;
 /// Of the emulator's admin API, on loopback.
 pub(crate) const ADMIN_PORT: u16 = 8444;
+/// Of a second one, which speaks HTTP/1.1 only.
+const OLD_PORT: u16 = 8445;
 
 pub(crate) struct Azure {
     pub(crate) emulator: Emulator,
     address: String,
+    /// What vaults' hosts end in.
+    suffix: &'static str,
+    /// How volumes name this cloud; the default one needs no name.
+    pub(crate) cloud: Option<&'static str>,
     /// Serves until the end of the process.
     _runtime: Runtime,
 }
 
 impl Azure {
     pub(crate) fn start(cluster: &Cluster) -> Outcome<Self> {
+        let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, ADMIN_PORT));
+        let builder = Emulator::builder().vault("shop").listen(ListenerKind::Admin, admin);
+        Self::serve(cluster, builder, PORT, "vault.azure.net", None)
+    }
+
+    /// Another Azure, a cloud of its own, without HTTP/2.
+    pub(crate) fn start_old(cluster: &Cluster) -> Outcome<Self> {
+        let builder = Emulator::builder().vault("shop.vault.old.example").http2(false);
+        Self::serve(cluster, builder, OLD_PORT, "vault.old.example", Some("Old"))
+    }
+
+    fn serve(
+        cluster: &Cluster,
+        builder: Builder,
+        port: u16,
+        suffix: &'static str,
+        cloud: Option<&'static str>,
+    ) -> Outcome<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
             .map_err(|error| error.to_string())?;
-        let address = format!("{}:{PORT}", cluster.address);
+        let address = format!("{}:{port}", cluster.address);
         let listen: SocketAddr = address.parse().map_err(|_| format!("{address} is no address"))?;
-        let builder = Emulator::builder()
-            .vault("shop")
-            .listen(ListenerKind::Https, listen)
-            .listen(ListenerKind::Admin, SocketAddr::from((Ipv4Addr::LOCALHOST, ADMIN_PORT)))
-            .rate_limits(None);
+        let builder = builder.listen(ListenerKind::Https, listen).rate_limits(None);
         let emulator = runtime.block_on(builder.start()).map_err(|error| format!("the emulator: {error}"))?;
-        emulator.alias(&address, "shop");
         let keys = cluster.kubectl(&["get", "--raw", "/openid/v1/jwks"])?;
         let keys: Value = serde_json::from_str(&keys).map_err(|error| error.to_string())?;
         emulator.issuer().trust(ISSUER, keys).map_err(|error| error.to_string())?;
-        Ok(Self { emulator, address, _runtime: runtime })
+        Ok(Self { emulator, address, suffix, cloud, _runtime: runtime })
     }
 
-    /// What the chart must know to take this for Azure.
-    pub(crate) fn values(&self) -> Value {
-        let cloud = json!({
-            "name": "Emulated",
-            "authorityHost": format!("https://{}", self.address),
-            "vaultDnsSuffix": "vault.azure.net",
-            "audience": "https://vault.azure.net",
-        });
-        let vaults = json!([{"host": "shop.vault.azure.net", "address": self.address}]);
+    /// What the chart must know to take these for Azure; the first is the default.
+    pub(crate) fn values(all: [&Self; 2]) -> Value {
+        let cloud = |azure: &Self| {
+            json!({
+                "name": azure.cloud.unwrap_or("Emulated"),
+                "authorityHost": format!("https://{}", azure.address),
+                "vaultDnsSuffix": azure.suffix,
+                "audience": "https://vault.azure.net",
+            })
+        };
+        let vault =
+            |azure: &Self| json!({"host": format!("shop.{}", azure.suffix), "address": azure.address});
         // Every tenth check reads all values anew: later than the scenarios that count reads take.
         let rotation = json!({"interval": "3s", "jitter": 0});
+        let (clouds, vaults) = (all.map(cloud), all.map(vault));
         json!({
-            "extraRoots": self.emulator.ca_pem(),
+            "extraRoots": all.map(|azure| azure.emulator.ca_pem()).concat(),
             "crds": {"secretProviderClass": true},
             "driver": {
-                "config": {"clouds": [cloud], "defaultCloud": "Emulated", "vaults": vaults, "rotation": rotation},
+                "config": {"clouds": clouds, "defaultCloud": "Emulated", "vaults": vaults, "rotation": rotation},
             },
-            "injector": {
-                "config": {"cloud": cloud, "vaults": vaults, "rotation": rotation},
-            },
+            "injector": {"config": {"cloud": clouds[0], "vaults": [vaults[0]], "rotation": rotation}},
         })
     }
 
+    /// A secret's address as its users write it.
+    pub(crate) fn url(&self, secret: &str) -> String {
+        format!("https://shop.{}/secrets/{secret}", self.suffix)
+    }
+
     pub(crate) fn vault(&self) -> VaultHandle {
-        self.emulator.vault("shop")
+        self.emulator.vault(&format!("shop.{}", self.suffix))
     }
 
     pub(crate) fn tenant(&self) -> &str {
@@ -102,12 +128,17 @@ impl Azure {
 
     /// The vault and the token endpoint answer nothing but 503.
     pub(crate) fn down(&self) {
-        self.emulator.faults().set(Fault::on("*", Effect::Status { status: 503, retry_after: None }));
+        self.fail("*");
     }
 
     /// The vault takes requests and never answers.
     pub(crate) fn hang(&self) {
         self.emulator.faults().set(Fault::on("secrets.*", Effect::Hang));
+    }
+
+    /// These operations, such as `token.*`, are answered by nothing but 503.
+    pub(crate) fn fail(&self, operations: &str) {
+        self.emulator.faults().set(Fault::on(operations, Effect::Status { status: 503, retry_after: None }));
     }
 
     /// Every answer takes this long.

@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
+use serde_json::Value;
 
 use azure::Azure;
 use cluster::Cluster;
@@ -42,6 +43,8 @@ struct Flags {
 struct World {
     cluster: Cluster,
     azure: Azure,
+    /// A cloud that speaks HTTP/1.1 only.
+    old_azure: Azure,
     /// Whether scenarios may take minutes.
     long: bool,
 }
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
         let outcome = scenario(&world);
         // What one scenario broke must not speak against the next.
         world.azure.heal();
+        world.old_azure.heal();
         let seconds = start.elapsed().as_secs_f32();
         match outcome {
             Ok(()) => println!("ok      {seconds:6.1} s  {name}"),
@@ -94,8 +98,14 @@ impl World {
     /// Starts the emulated Azure on the node's address, and installs the chart against it.
     fn prepare(long: bool) -> Outcome<Self> {
         let cluster = Cluster::from_environment()?;
-        let azure = Azure::start(&cluster)?;
-        cluster.install("keyward", "keyward-system", &azure.values())?;
-        Ok(Self { cluster, azure, long })
+        let (azure, old_azure) = (Azure::start(&cluster)?, Azure::start_old(&cluster)?);
+        let world = Self { cluster, azure, old_azure, long };
+        world.cluster.install("keyward", "keyward-system", &world.values())?;
+        Ok(world)
+    }
+
+    /// The chart's values.
+    fn values(&self) -> Value {
+        Azure::values([&self.azure, &self.old_azure])
     }
 }

@@ -87,15 +87,12 @@ pub(crate) fn watcher(image: &str) -> Value {
 
 /// A CSI volume with these objects, read as this identity.
 pub(crate) fn volume(azure: &Azure, client_id: &str, objects: &str) -> Value {
-    csi(
-        "csi.keyward.dev",
-        json!({
-            "clientID": client_id,
-            "tenantID": azure.tenant(),
-            "objects": objects,
-            "grpc": "true",
-        }),
-    )
+    let mut attributes =
+        json!({"clientID": client_id, "tenantID": azure.tenant(), "objects": objects, "grpc": "true"});
+    if let Some(cloud) = azure.cloud {
+        attributes["cloud"] = json!(cloud);
+    }
+    csi("csi.keyward.dev", attributes)
 }
 
 pub(crate) fn csi(driver: &str, attributes: Value) -> Value {

@@ -267,12 +267,12 @@ pub(super) fn certificate_rotated(world: &World) -> Outcome {
 /// A MutatingAdmissionPolicy in place of the webhook: nothing of ours runs but the driver.
 pub(super) fn by_policy(world: &World) -> Outcome {
     let cluster = &world.cluster;
-    let mut values = world.azure.values();
+    let mut values = world.values();
     values["injector"]["mode"] = json!("policy");
     values["injector"]["via"] = json!("csi");
     cluster.install("keyward", "keyward-system", &values)?;
     let outcome = policy_pod(world);
-    cluster.install("keyward", "keyward-system", &world.azure.values())?;
+    cluster.install("keyward", "keyward-system", &world.values())?;
     outcome
 }
 

@@ -9,14 +9,14 @@ const TAINT: &str = "keyward.dev/driver-not-ready";
 
 /// A node joins with the start-up taint and pods waiting for it; then the driver comes. No mount ever fails.
 pub(super) fn tainted(world: &World) -> Outcome {
-    let mut values = world.azure.values();
+    let mut values = world.values();
     values["driver"]["startupTaint"] = json!({"enabled": true});
     world.cluster.install("keyward", "keyward-system", &values)?;
     let outcome = (0..if world.long { 20 } else { 2 }).try_for_each(|_| join(world));
     // Whatever happened: the next scenario finds a node without a taint.
     let _ = world.cluster.kubectl(&["taint", "node", "--all", &format!("{TAINT}-")]);
     place_driver(world, &json!(null))?;
-    world.cluster.install("keyward", "keyward-system", &world.azure.values())?;
+    world.cluster.install("keyward", "keyward-system", &world.values())?;
     outcome
 }
 

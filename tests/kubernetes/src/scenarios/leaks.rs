@@ -1,5 +1,5 @@
 use crate::azure::VAULT;
-use crate::manifest::{FILES, pod, volume};
+use crate::manifest::{FILES, annotated, pod, volume};
 use crate::wait::{ensure, until};
 use crate::{Outcome, World};
 
@@ -14,6 +14,11 @@ pub(super) fn nowhere(world: &World) -> Outcome {
     let objects = format!("- {VAULT}/secret\n");
     cluster.apply(&[pod("leaks", "web", "web", volume(azure, &identity.client_id, &objects))])?;
     cluster.ready("leaks", "web", 60)?;
+    let mut annotations = serde_json::json!({"keyward.dev/secret-secret": format!("{VAULT}/secret")});
+    annotations["keyward.dev/client-id"] = identity.client_id.clone().into();
+    annotations["keyward.dev/tenant-id"] = azure.tenant().into();
+    cluster.apply(&[annotated("leaks", "beside", "web", &annotations, "exec sleep 100000")])?;
+    cluster.ready("leaks", "beside", 60)?;
     azure.vault().rotate_secret("secret", CANARIES[1]);
     let read = || cluster.exec("leaks", "web", "app", &["cat", &format!("{FILES}/secret")]);
     until(30, "rotated", || ensure(read()? == CANARIES[1], || "the old value".into()))?;
@@ -34,6 +39,27 @@ pub(super) fn nowhere(world: &World) -> Outcome {
         ("kubectl describe", cluster.kubectl(&["describe", "pod", "web", "-n", "leaks"])?),
         ("the API's objects", cluster.kubectl(&[&api[..], &[kinds]].concat())?),
         ("classes' statuses", cluster.kubectl(&[&api[..], &["secretproviderclasspodstatuses"]].concat())?),
+        ("kubectl describe of the other", cluster.kubectl(&["describe", "pod", "beside", "-n", "leaks"])?),
+        ("the sidecar's log", cluster.logs("leaks", "beside", "keyward-sidecar")?),
+        (
+            "the injectors' logs",
+            cluster.kubectl(&[
+                "logs",
+                "-n",
+                "keyward-system",
+                "-l",
+                "app.kubernetes.io/component=injector",
+            ])?,
+        ),
+        (
+            "the other application's processes",
+            cluster.exec(
+                "leaks",
+                "beside",
+                "app",
+                &["sh", "-c", "cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline"],
+            )?,
+        ),
         ("the driver's log", cluster.logs("keyward-system", &driver, "driver")?),
         (
             "the driver's metrics",

@@ -64,11 +64,19 @@ pub(super) fn azure_down(world: &World) -> Outcome {
     cluster.apply(&[pod("azure-down", "web", "web", volume(azure, &identity.client_id, &objects))])?;
     cluster.ready("azure-down", "web", 60)?;
     let read = || cluster.exec("azure-down", "web", "app", &["cat", &format!("{FILES}/steady")]);
-    azure.down();
-    azure.vault().rotate_secret("steady", "after");
-    throughout(5, || ensure(read()? == "before", || "the file changed or is gone".into()))?;
-    azure.heal();
-    until(60, "rotated", || ensure(read()? == "after", || "the old value".into()))?;
+    // The vault, the token endpoint, both. Each time there is a new version, which comes once it is over.
+    for (outage, operations) in [("vault", "secrets.*"), ("token", "token.*"), ("both", "*")] {
+        let before = read()?;
+        azure.fail(operations);
+        // A token that is at hand goes on working while only the endpoint is away: then the new version may come.
+        azure.vault().rotate_secret("steady", outage);
+        throughout(5, || {
+            let now = read()?;
+            ensure(now == before || now == outage, || format!("{outage} down: the file holds {now}"))
+        })?;
+        azure.heal();
+        until(60, "rotated", || ensure(read()? == outage, || "the old value".into()))?;
+    }
     cluster.end("azure-down")
 }
 

@@ -46,7 +46,10 @@ fn rotates(world: &World, namespace: &str) -> Outcome {
 fn kill_driver(world: &World) -> Outcome {
     let driver = world.cluster.driver_pod()?;
     let pod = world.cluster.get(&["pod", &driver, "-n", "keyward-system"])?;
-    let uid = pod["metadata"]["uid"].as_str().ok_or("the driver's pod has no uid")?;
+    kill_processes(pod["metadata"]["uid"].as_str().ok_or("the driver's pod has no uid")?)
+}
+
+fn kill_processes(uid: &str) -> Outcome {
     let pids =
         processes(|cgroup, command| cgroup.contains(uid) && command.starts_with("/keyward-csi-driver"))?;
     ensure(!pids.is_empty(), || "the driver has no process".into())?;
@@ -155,6 +158,9 @@ pub(super) fn api_server(world: &World) -> Outcome {
     start(world, "api-server")?;
     let pod = world.cluster.get(&["pod", "web", "-n", "api-server"])?;
     let uid = pod["metadata"]["uid"].as_str().ok_or("the pod has no uid")?;
+    let driver = world.cluster.driver_pod()?;
+    let driver = world.cluster.get(&["pod", &driver, "-n", "keyward-system"])?;
+    let uid_of_driver = driver["metadata"]["uid"].as_str().ok_or("the driver's pod has no uid")?;
     // Without the API server nobody can exec: the pod's mount is read where the node sees it.
     let at =
         world.cluster.kubelet_dir.join(format!("pods/{uid}/volumes/kubernetes.io~csi/secrets/mount/restart"));
@@ -165,6 +171,16 @@ pub(super) fn api_server(world: &World) -> Outcome {
     world.cluster.control("kube-apiserver", "start")?;
     rotated?;
     world.cluster.ready("api-server", "web", 60)?;
+    // Everything at once, and the driver killed besides: the files stay, and rotate once it is over.
+    world.azure.down();
+    world.cluster.control("kube-apiserver", "stop")?;
+    let killed = kill_processes(uid_of_driver);
+    let kept = throughout(5, || ensure(read()? == "after", || "the file changed or is gone".into()));
+    world.azure.heal();
+    world.cluster.control("kube-apiserver", "start")?;
+    killed.and(kept)?;
+    world.azure.vault().rotate_secret("restart", "last");
+    until(90, "rotated", || ensure(read()? == "last", || "the old value".into()))?;
     world.cluster.end("api-server")
 }
 

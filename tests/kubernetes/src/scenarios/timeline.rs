@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
-use crate::azure::VAULT;
+use crate::azure::{Azure, VAULT};
 use crate::manifest::{pod, spec, volume};
 use crate::wait::{ensure, until};
 use crate::{Outcome, World};
@@ -15,45 +15,62 @@ const NAMESPACE: &str = "timeline";
 pub(super) fn print(world: &World) -> Outcome {
     let cluster = &world.cluster;
     cluster.namespace(NAMESPACE, &["web"])?;
-    let identity = world.azure.reader(NAMESPACE, "web");
     let repetitions = if world.long { 9 } else { 3 };
     println!(
         "        milliseconds from asking for a pod to its container's first line, median of {repetitions}"
     );
-    println!("        objects  vault    cold   warm   emptyDir");
-    let mut round = 0;
-    for latency in [0, 20] {
-        for count in [1, 10, 50] {
-            let mut taken = [Vec::new(), Vec::new(), Vec::new()];
-            for _ in 0..repetitions {
-                round += 1;
-                let mut objects = String::new();
-                for index in 0..count {
-                    let name = format!("line-{round}-{index}");
-                    world.azure.vault().set_secret(&name, "value");
-                    objects.push_str(&format!("- {VAULT}/{name}\n"));
-                }
-                world.azure.latency(Duration::from_millis(latency));
-                let ours = volume(&world.azure, &identity.client_id, &objects);
-                let empty = json!({"name": "secrets", "emptyDir": {}});
-                // Files and the socket.
-                for (index, (volume, sees)) in
-                    [(ours.clone(), count + 1), (ours, count + 1), (empty, 0)].into_iter().enumerate()
-                {
-                    let pod = pod(NAMESPACE, &format!("p{round}-{index}"), "web", volume);
-                    taken[index].push(first_line(world, &pod, sees)?);
-                }
-                world.azure.heal();
+    println!("        objects  vault              cold   warm  emptyDir");
+    for (azure, protocol, latencies) in
+        [(&world.azure, "HTTP/2", &[0, 20][..]), (&world.old_azure, "HTTP/1.1", &[20][..])]
+    {
+        let identity = azure.reader(NAMESPACE, "web");
+        for latency in latencies {
+            for count in [1, 10, 50] {
+                let [cold, warm, empty] =
+                    medians(world, azure, &identity.client_id, *latency, count, repetitions)?;
+                println!("        {count:7}  {protocol:8} {latency:2} ms  {cold:6} {warm:6} {empty:9}");
             }
-            let [cold, warm, empty] = taken.map(|mut all| {
-                all.sort_unstable();
-                all[all.len() / 2]
-            });
-            println!("        {count:7}  {latency:2} ms  {cold:6} {warm:6} {empty:10}");
         }
     }
+    let identity = world.azure.reader(NAMESPACE, "web");
     thirty(world, &identity.client_id)?;
     cluster.end(NAMESPACE)
+}
+
+/// Of a pod whose objects nobody has read yet, of a second one with the same objects, and of one with an emptyDir.
+fn medians(
+    world: &World,
+    azure: &Azure,
+    client_id: &str,
+    latency: u64,
+    count: usize,
+    repetitions: usize,
+) -> Outcome<[u128; 3]> {
+    let mut taken = [Vec::new(), Vec::new(), Vec::new()];
+    for round in 0..repetitions {
+        let mut objects = String::new();
+        for index in 0..count {
+            let name = format!("line-{latency}-{count}-{round}-{index}");
+            azure.vault().set_secret(&name, "value");
+            objects.push_str(&format!("- {}\n", azure.url(&name)));
+        }
+        azure.latency(Duration::from_millis(latency));
+        let ours = volume(azure, client_id, &objects);
+        let empty = json!({"name": "secrets", "emptyDir": {}});
+        // Files and the socket.
+        for (index, (volume, sees)) in
+            [(ours.clone(), count + 1), (ours, count + 1), (empty, 0)].into_iter().enumerate()
+        {
+            let cloud = azure.cloud.unwrap_or("new").to_lowercase();
+            let name = format!("{cloud}-{latency}-{count}-{round}-{index}");
+            taken[index].push(first_line(world, &pod(NAMESPACE, &name, "web", volume), sees)?);
+        }
+        azure.heal();
+    }
+    Ok(taken.map(|mut all| {
+        all.sort_unstable();
+        all[all.len() / 2]
+    }))
 }
 
 /// Milliseconds from asking until containerd took the container's first line.

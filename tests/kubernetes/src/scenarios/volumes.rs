@@ -61,7 +61,7 @@ pub(super) fn class(world: &World) -> Outcome {
 
 /// The same pod and class under the other driver's name, served by a second release.
 pub(super) fn stand_in(world: &World) -> Outcome {
-    let mut values = world.azure.values();
+    let mut values = world.values();
     values["crds"] = json!({"secretProviderClass": false});
     values["injector"] = json!({"enabled": false});
     values["driver"]["name"] = json!("secrets-store.csi.k8s.io");
