@@ -81,8 +81,7 @@ impl Azure {
         };
         let vault =
             |azure: &Self| json!({"host": format!("shop.{}", azure.suffix), "address": azure.address});
-        // Every tenth check reads all values anew: later than the scenarios that count reads take.
-        let rotation = json!({"interval": "3s", "jitter": 0});
+        let rotation = json!({"interval": "1s", "jitter": 0});
         let (clouds, vaults) = (all.map(cloud), all.map(vault));
         json!({
             "extraRoots": all.map(|azure| azure.emulator.ca_pem()).concat(),
