@@ -18,7 +18,7 @@ mod server;
 mod webhook;
 
 use std::ffi::OsString;
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -61,7 +61,6 @@ fn on_runtime(run: impl Future<Output = Result<()>>) -> Result<()> {
         .block_on(run)
 }
 
-#[expect(clippy::print_stdout, reason = "it was asked for")]
 fn print_explained(manifest: &Path, injection: &Injection) -> Result<()> {
     let unreadable = |error: std::io::Error| {
         Error::new(Code::ConfigInvalid, format!("{} cannot be read: {error}", manifest.display()))
@@ -73,27 +72,28 @@ fn print_explained(manifest: &Path, injection: &Injection) -> Result<()> {
         text = std::fs::read(manifest).map_err(unreadable)?;
     }
     let mut refused = None;
+    let mut told = String::new();
     for explained in explain::explain(&text, injection)? {
-        let of = &explained.of;
+        told.push_str(&format!("# {}: ", explained.of));
         match explained.decision {
             Ok(Decision::Untouched) => {
-                println!("# {of}: untouched, it has neither label nor annotation keyward.dev/inject");
+                told.push_str("untouched, it has neither label nor annotation keyward.dev/inject\n");
             }
-            Ok(Decision::Skipped { reason, .. }) => println!("# {of}: skipped, {reason}"),
+            Ok(Decision::Skipped { reason, .. }) => told.push_str(&format!("skipped, {reason}\n")),
             Ok(Decision::Injected { pod, summary, warnings }) => {
-                println!("# {of}: injected, {summary}");
-                for warning in warnings {
-                    println!("# warning: {warning}");
-                }
+                told.push_str(&format!("injected, {summary}\n"));
+                told.extend(warnings.iter().map(|warning| format!("# warning: {warning}\n")));
                 // JSON is YAML.
-                println!("{pod:#}\n---");
+                told.push_str(&format!("{pod:#}\n---\n"));
             }
             Err(error) => {
-                println!("# {of}: refused");
+                told.push_str("refused\n");
                 refused = refused.or(Some(error));
             }
         }
     }
+    // Whoever reads may have seen enough.
+    let _ = std::io::stdout().write_all(told.as_bytes());
     refused.map_or(Ok(()), Err)
 }
 
