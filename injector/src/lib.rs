@@ -87,14 +87,14 @@ fn print_explained(manifest: &Path, injection: &Injection) -> Result<()> {
                 told.push_str(&format!("{pod:#}\n---\n"));
             }
             Err(error) => {
-                told.push_str("refused\n");
-                refused = refused.or(Some(error));
+                told.push_str(&format!("refused, {}\n", error.to_string().replace('\n', "\n#   ")));
+                refused = refused.or(Some(error.code()));
             }
         }
     }
     // Whoever reads may have seen enough.
     let _ = std::io::stdout().write_all(told.as_bytes());
-    refused.map_or(Ok(()), Err)
+    refused.map_or(Ok(()), |code| Err(Error::new(code, "not every pod would be admitted")))
 }
 
 fn exit_code(error: &Error) -> u8 {
