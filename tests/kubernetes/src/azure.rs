@@ -63,6 +63,8 @@ impl Azure {
         let listen: SocketAddr = address.parse().map_err(|_| format!("{address} is no address"))?;
         let builder = builder.listen(ListenerKind::Https, listen).rate_limits(None);
         let emulator = runtime.block_on(builder.start()).map_err(|error| format!("the emulator: {error}"))?;
+        // The certificate is good for the address too, by which the token endpoint is named.
+        emulator.alias(&address, &format!("shop.{suffix}"));
         let keys = cluster.kubectl(&["get", "--raw", "/openid/v1/jwks"])?;
         let keys: Value = serde_json::from_str(&keys).map_err(|error| error.to_string())?;
         emulator.issuer().trust(ISSUER, keys).map_err(|error| error.to_string())?;
@@ -79,8 +81,13 @@ impl Azure {
                 "audience": "https://vault.azure.net",
             })
         };
-        let vault =
-            |azure: &Self| json!({"host": format!("shop.{}", azure.suffix), "address": azure.address});
+        // The emulator's challenges are those of Azure's own cloud.
+        let vault = |azure: &Self| {
+            let verify = azure.cloud.is_none();
+            json!({
+                "host": format!("shop.{}", azure.suffix), "address": azure.address, "verifyChallengeResource": verify,
+            })
+        };
         let rotation = json!({"interval": "1s", "jitter": 0});
         let (clouds, vaults) = (all.map(cloud), all.map(vault));
         json!({
