@@ -148,7 +148,8 @@ fn thirty(world: &World, client_id: &str) -> Outcome {
 
 /// KiB of all processes of ours in a pod: resident, and with shared pages shared out (`Pss`).
 fn memory(uid: &str) -> Outcome<(u64, u64)> {
-    let pids = super::processes(|cgroup, command| cgroup.contains(uid) && command.starts_with("/keyward"))?;
+    // All but the one that holds the pod's namespaces.
+    let pids = super::processes(|cgroup, command| cgroup.contains(uid) && !command.starts_with("/pause"))?;
     let sum = |field: &str| -> u64 {
         let of = |pid: &u32| -> Option<u64> {
             let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
