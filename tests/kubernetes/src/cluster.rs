@@ -130,6 +130,12 @@ impl Cluster {
         self.run(&self.helm, &arguments, Some(&values.to_string())).map(drop)
     }
 
+    /// Runs the chart's own tests.
+    pub(crate) fn helm_test(&self, release: &str, namespace: &str) -> Outcome {
+        let arguments = ["test", release, "--namespace", namespace, "--timeout", "60s"];
+        self.run(&self.helm, &arguments, None).map(drop)
+    }
+
     pub(crate) fn uninstall(&self, release: &str, namespace: &str) -> Outcome {
         self.run(&self.helm, &["uninstall", release, "--namespace", namespace, "--wait"], None).map(drop)
     }

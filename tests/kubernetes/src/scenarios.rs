@@ -18,6 +18,7 @@ pub(crate) type Scenario = fn(&World) -> Outcome;
 
 /// All of them, in the order in which they run: those that break the node come last.
 pub(crate) const ALL: &[(&str, Scenario)] = &[
+    ("the chart's own test", |world| world.cluster.helm_test("keyward", "keyward-system")),
     ("an inline volume is complete before the application starts, and rotates under it", volumes::inline),
     ("an existing class works as it is", volumes::class),
     ("a second driver stands in under the name of the secrets-store driver", volumes::stand_in),
