@@ -32,6 +32,14 @@ deny:
 bench:
     tests/bench/run
 
+# What the chart renders.
+chart:
+    tests/chart/run
+
+# The chart and the image on a real Kubernetes; as root.
+kubernetes *flags:
+    tests/kubernetes/run {{flags}}
+
 # Everything that CI runs.
 ci:
     .ci/run

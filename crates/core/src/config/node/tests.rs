@@ -47,7 +47,10 @@ fn a_document_that_uses_every_setting_has_no_unknown_ones() {
     }
     let text = serde_json::to_string(&tree).unwrap();
     let error = parse(text.as_bytes()).unwrap_err();
-    assert_eq!(error.message(), "identityBinding.caFile: and caData exclude each other");
+    assert_eq!(
+        error.message(),
+        "tls.extraRoots: and extraRootsFile exclude each other\nidentityBinding.caFile: and caData exclude each other"
+    );
 }
 
 #[test]
