@@ -40,6 +40,11 @@ pub(super) struct Event {
 }
 
 impl News {
+    /// Whether something is wrong.
+    pub(super) fn is_warning(&self) -> bool {
+        self.kind == "Warning"
+    }
+
     /// What is worth an event in an outcome.
     pub(super) fn of(volume: &str, class: Option<&str>, outcome: &Outcome) -> Option<Self> {
         let from = class.map(|class| format!(" (SecretProviderClass {class})")).unwrap_or_default();

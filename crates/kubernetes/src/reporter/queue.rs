@@ -163,7 +163,16 @@ impl Queue {
         }
         let pod =
             self.pods.entry(key.uid.clone()).or_insert_with(|| Bucket::new(10, Duration::from_secs(30)));
-        if volume.events.len() >= EVENTS || pod.take().is_err() || self.all_pods.take().is_err() {
+        if volume.events.len() >= EVENTS {
+            self.dropped += 1;
+            // A failure is told once: it takes the place of good news that wait.
+            let good = volume.events.iter().position(|event| !event.news.is_warning());
+            match good.filter(|_| news.is_warning()) {
+                Some(good) => drop(volume.events.remove(good)),
+                None => return,
+            }
+        }
+        if pod.take().is_err() || self.all_pods.take().is_err() {
             self.dropped += 1;
             return;
         }

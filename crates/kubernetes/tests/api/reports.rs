@@ -197,6 +197,23 @@ async fn identical_failures_are_one_event_and_different_ones_are_limited() {
 }
 
 #[tokio::test]
+async fn a_failure_is_told_however_many_rotations_wait_to_be_told() {
+    let api = FakeApi::start();
+    let reporter = cluster(&api).await.reporter();
+    api.down();
+    for n in 0..8 {
+        let changed = vec![format!("secret/{n}")];
+        reporter
+            .report(report(pod("web"), Outcome::Rotated { objects: objects(&[("secret/b", "2")]), changed }));
+    }
+    let error = Error::new(Code::ObjectDisabled, "disabled");
+    reporter.report(report(pod("web"), Outcome::Failed { error, mounted: true }));
+    api.up();
+    told(&reporter).await;
+    assert!(reasons(&api).contains(&"SecretsRotationFailed".to_owned()), "{:?}", reasons(&api));
+}
+
+#[tokio::test]
 async fn reports_wait_for_the_server_and_the_last_state_arrives() {
     let api = FakeApi::start();
     let reporter = cluster(&api).await.reporter();
