@@ -24,6 +24,7 @@ pub(crate) const ALL: &[(&str, Scenario)] = &[
     ("a second driver stands in under the name of the secrets-store driver", volumes::stand_in),
     ("an annotated pod has its files first, answers lookups, and rotates", injected::sidecar),
     ("annotated jobs and cron jobs complete, by sidecar, init container and volume", injected::jobs),
+    ("a job on a cluster without native sidecars", injected::without_native_sidecars),
     ("what an annotated pod asks wrongly is told at admission, or by an event", injected::refused),
     ("without the webhook other pods start, and those that asked wait", injected::webhook_down),
     (

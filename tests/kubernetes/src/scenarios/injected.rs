@@ -264,6 +264,48 @@ pub(super) fn certificate_rotated(world: &World) -> Outcome {
     cluster.end("certificate")
 }
 
+/// As on a cluster before 1.29: an init container writes the files, and an ordinary container ends when it is alone.
+pub(super) fn without_native_sidecars(world: &World) -> Outcome {
+    let cluster = &world.cluster;
+    let mut values = world.values();
+    values["injector"]["config"]["nativeSidecars"] = json!("never");
+    cluster.install("keyward", "keyward-system", &values)?;
+    let outcome = old_job(world);
+    cluster.install("keyward", "keyward-system", &world.values())?;
+    outcome
+}
+
+fn old_job(world: &World) -> Outcome {
+    let cluster = &world.cluster;
+    prepare(world, "old", "batch")?;
+    world.azure.vault().set_secret("batch", "value");
+    // Long enough for the sidecar to be up, and to see it end.
+    let mut spec = annotated_spec("batch", &format!("sleep 8; cat {INJECTED}/batch"));
+    spec["restartPolicy"] = json!("Never");
+    let template = json!({
+        "metadata": {"labels": {"keyward.dev/inject": "true", "app": "batch"}, "annotations": secret("batch")},
+        "spec": spec,
+    });
+    cluster.apply(&[json!({
+        "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "batch", "namespace": "old"},
+        "spec": {"template": template, "backoffLimit": 0},
+    })])?;
+    let complete = ["wait", "-n", "old", "job/batch", "--for=condition=Complete", "--timeout=90s"];
+    cluster.kubectl(&complete)?;
+    let pods = cluster.get(&["pods", "-n", "old", "-l", "app=batch"])?;
+    let pod = &pods["items"][0];
+    let status = &pod["metadata"]["annotations"]["keyward.dev/status"];
+    ensure(*status == "injected: init container and sidecar, 1 object", || format!("its status: {status}"))?;
+    let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+    let said = cluster.logs("old", name, "app")?;
+    ensure(said.contains("I see 1 files") && said.contains("value"), || {
+        format!("the application said: {said}")
+    })?;
+    let log = cluster.logs("old", name, "keyward-sidecar")?;
+    ensure(log.contains("the application has ended"), || format!("the sidecar's log: {log}"))?;
+    cluster.end("old")
+}
+
 /// A MutatingAdmissionPolicy in place of the webhook: nothing of ours runs but the driver.
 pub(super) fn by_policy(world: &World) -> Outcome {
     let cluster = &world.cluster;
