@@ -18,7 +18,7 @@ use pod::Pod;
 use wish::Wish;
 
 /// What must be looked up before [`decide`] can be asked.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Needs {
     /// The service account whose annotations name the identity.
     pub service_account: Option<String>,
@@ -44,7 +44,7 @@ pub struct Facts {
 }
 
 /// What becomes of a pod.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub enum Decision {
     /// It did not ask for anything.
     Untouched,
@@ -66,24 +66,35 @@ pub enum Decision {
     },
 }
 
-/// What to look up for a pod; nothing for one that did not opt in.
+/// Without the pod, which carries what its author put into it.
+impl std::fmt::Debug for Decision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Untouched => f.write_str("Untouched"),
+            Self::Skipped { reason, .. } => f.debug_tuple("Skipped").field(reason).finish(),
+            Self::Injected { summary, .. } => f.debug_tuple("Injected").field(summary).finish(),
+        }
+    }
+}
+
+/// What to look up for a pod; `None` for one that gets no container of ours.
 #[must_use]
-pub fn needs(pod: &Value, injection: &Injection) -> Needs {
+pub fn needs(pod: &Value, injection: &Injection) -> Option<Needs> {
     let pod = Pod(pod);
     if !annotations::opted_in(pod) || annotations::skipped(pod).is_some() {
-        return Needs::default();
+        return None;
     }
     let via = annotations::via(pod).unwrap_or(injection.via);
     if via == Via::Csi {
-        return Needs::default();
+        return None;
     }
     let named = |key| pod.annotation(key).is_some();
-    Needs {
+    Some(Needs {
         service_account: (!named(annotations::CLIENT_ID) || !named(annotations::TENANT_ID))
             .then(|| pod.service_account().to_owned()),
         config_map: pod.annotation(annotations::CONFIG).map(|name| name.trim().to_owned()),
         version: via == Via::Sidecar,
-    }
+    })
 }
 
 /// Decides about one pod. `namespace` is the request's: a pod made by a controller may not name its own.

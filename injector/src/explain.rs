@@ -18,7 +18,6 @@ const TEMPLATES: &[(&str, &str)] = &[
 ];
 
 /// A pod of a manifest.
-#[derive(Debug)]
 pub struct Explained {
     /// `Deployment web`
     pub of: String,
@@ -60,7 +59,7 @@ fn one(object: &Value, all: &[Value], injection: &Injection) -> Option<Explained
     };
     let namespace = text("/metadata/namespace").unwrap_or("default");
     let needs = admission::needs(&pod, injection);
-    let facts = facts(&needs, namespace, all, injection);
+    let facts = needs.map(|needs| facts(&needs, namespace, all, injection)).unwrap_or_default();
     let decision = admission::decide(&pod, namespace, injection, &facts);
     Some(Explained {
         of: format!("{kind} {}", text("/metadata/name").unwrap_or("without a name")),

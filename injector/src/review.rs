@@ -16,8 +16,8 @@ const LONGEST: usize = 900;
 /// Warnings are cut by the API server beyond this, all together.
 const MOST_WARNINGS: usize = 16;
 
-/// One question.
-#[derive(Debug, Clone, Deserialize)]
+/// One question. Pods carry what their authors put into them, so there is no `Debug`.
+#[derive(Clone, Deserialize)]
 pub struct Request {
     /// What the answer must repeat.
     pub uid: String,

@@ -12,7 +12,7 @@ use keyward_core::config::injector::Injection;
 use keyward_core::{Code, Error, Result};
 use tokio::time::timeout;
 
-use crate::admission::{self, Decision, Needs};
+use crate::admission::{self, Decision, Facts};
 use crate::counts::Counts;
 use crate::lookups::Lookups;
 use crate::review;
@@ -57,18 +57,18 @@ impl Webhook {
         if !request.is_new_pod() {
             return Ok(Decision::Untouched);
         }
-        let needs = admission::needs(&request.object, &self.injection);
-        let facts = if needs == Needs::default() {
-            admission::Facts::default()
-        } else {
-            let facts = self.lookups.facts(&needs, &request.namespace, &self.injection).await;
-            facts.map_err(|error| match error.kind().is_transient() {
-                true => Error::new(
-                    Code::KubernetesUnavailable,
-                    format!("{}; the pod's controller tries again", error.message()),
-                ),
-                false => error,
-            })?
+        let facts = match admission::needs(&request.object, &self.injection) {
+            None => Facts::default(),
+            Some(needs) => {
+                let facts = self.lookups.facts(&needs, &request.namespace, &self.injection).await;
+                facts.map_err(|error| match error.kind().is_transient() {
+                    true => Error::new(
+                        Code::KubernetesUnavailable,
+                        format!("{}; the pod's controller tries again", error.message()),
+                    ),
+                    false => error,
+                })?
+            }
         };
         admission::decide(&request.object, &request.namespace, &self.injection, &facts)
     }

@@ -58,8 +58,13 @@ struct Injector {
 
 impl Injector {
     fn start(directory: &tempfile::TempDir) -> Self {
+        Self::start_with(directory, &[])
+    }
+
+    fn start_with(directory: &tempfile::TempDir, more: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_keyward-injector"))
             .args(["--listen", "127.0.0.1:0", "--image", "keyward:1", "--certificates-namespace", NAMESPACE])
+            .args(more)
             .env("KUBECONFIG", directory.path().join("kubeconfig"))
             .stderr(Stdio::piped())
             .spawn()
@@ -187,10 +192,7 @@ async fn a_pod_is_answered_with_a_patch_under_the_certificate_that_the_api_serve
     let mut sender = client(&injector, &bundle).await;
     let answer = ask(&mut sender, &good()).await;
     assert_eq!((&answer["allowed"], &answer["patchType"]), (&json!(true), &json!("JSONPatch")));
-    let patch = STANDARD.decode(answer["patch"].as_str().unwrap()).unwrap();
-    let mut patched = good();
-    json_patch::patch(&mut patched, &serde_json::from_slice::<json_patch::Patch>(&patch).unwrap()).unwrap();
-    let args = patched["spec"]["initContainers"][0]["args"].to_string();
+    let args = patched(&good(), &answer)["spec"]["initContainers"][0]["args"].to_string();
     assert!(args.contains("--identity-client-id=11111111-1111-1111-1111-111111111111"), "{args}");
 
     let answer = ask(&mut sender, &pod(&json!({"keyward.dev/secret-db": "kv://shop/nothing/db"}))).await;
@@ -209,6 +211,34 @@ async fn a_pod_is_answered_with_a_patch_under_the_certificate_that_the_api_serve
             "/mutatingwebhookconfigurations/keyward-injector",
         ];
         assert!(allowed.iter().any(|part| request.ends_with(part)), "{request}");
+    }
+}
+
+/// The pod of an answer.
+fn patched(pod: &Value, answer: &Value) -> Value {
+    let patch = STANDARD.decode(answer["patch"].as_str().unwrap()).unwrap();
+    let mut patched = pod.clone();
+    json_patch::patch(&mut patched, &serde_json::from_slice::<json_patch::Patch>(&patch).unwrap()).unwrap();
+    patched
+}
+
+#[tokio::test]
+async fn trust_anchors_reach_every_container_of_ours_also_where_nothing_else_is_looked_up() {
+    let (api, directory) = cluster();
+    let roots = directory.path().join("ca.pem");
+    std::fs::write(&roots, "-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n").unwrap();
+    let injector = Injector::start_with(&directory, &["--tls-extra-roots-file", roots.to_str().unwrap()]);
+    let mut sender = client(&injector, &trusted(&api).await).await;
+    for via in ["init", "sidecar"] {
+        let asked = pod(&json!({
+            "keyward.dev/via": via,
+            "keyward.dev/secret-db": "kv://shop/secrets/db",
+            "keyward.dev/client-id": "11111111-1111-1111-1111-111111111111",
+            "keyward.dev/tenant-id": "22222222-2222-2222-2222-222222222222",
+        }));
+        let made = patched(&asked, &ask(&mut sender, &asked).await);
+        let args = made["spec"]["initContainers"][0]["args"].to_string();
+        assert!(args.contains("--tls-extra-roots="), "{via}: {args}");
     }
 }
 
