@@ -5,6 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
 
+use keyward_core::backoff::exponential;
 use keyward_core::{Code, Error, Result};
 use keyward_kubernetes::{Change, Cluster};
 use rustix::fs::{Mode, OFlags, openat};
@@ -12,37 +13,32 @@ use rustix::fs::{Mode, OFlags, openat};
 use crate::mounts::{Mounts, Tmpfs};
 use crate::node::Node;
 
-/// While the taint is there.
-const SOON: Duration = Duration::from_millis(500);
-/// After a failure.
-const LATER: Duration = Duration::from_secs(5);
+/// While the taint is there, or nobody can say: from, to.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
 /// While it is not: a node may be given it again.
 const SELDOM: Duration = Duration::from_secs(60);
 
 /// Looks for ever.
 pub(crate) async fn watch(node: Arc<Node>, key: String) {
-    let mut told = None;
+    let (mut told, mut looks) = (None, 0);
     loop {
-        let pause = match look(&node, &key).await {
-            Ok(State::Free) => {
-                told = None;
-                SELDOM
-            }
-            Ok(State::Removed) => {
-                tracing::info!(taint = %key, "volumes can be mounted: the start-up taint is taken from the node");
-                told = None;
-                SELDOM
-            }
-            Ok(State::NotYet) => SOON,
-            Err(error) => {
-                if told != Some(error.code()) {
-                    tracing::warn!(taint = %key, %error, "the start-up taint stays for now");
-                    told = Some(error.code());
-                }
-                LATER
-            }
-        };
-        tokio::time::sleep(pause).await;
+        let state = look(&node, &key).await;
+        if matches!(state, Ok(State::Removed)) {
+            tracing::info!(taint = %key, "volumes can be mounted: the start-up taint is taken from the node");
+        }
+        if let Err(error) = &state
+            && told != Some(error.code())
+        {
+            tracing::warn!(taint = %key, %error, "the start-up taint stays for now");
+        }
+        told = state.as_ref().err().map(Error::code);
+        if matches!(state, Ok(State::Free | State::Removed)) {
+            looks = 0;
+            tokio::time::sleep(SELDOM).await;
+        } else {
+            tokio::time::sleep(exponential(AGAIN.0, AGAIN.1, looks)).await;
+            looks += 1;
+        }
     }
 }
 
@@ -60,11 +56,15 @@ async fn look(node: &Node, key: &str) -> Result<State> {
     let cluster: &Cluster = node.cluster.as_deref().ok_or_else(|| {
         Error::new(Code::KubernetesUnavailable, "without the Kubernetes API no taint can be taken away")
     })?;
+    // Known without asking anybody.
+    if !node.is_ready() {
+        return Ok(State::NotYet);
+    }
     let taints = cluster.taints().await?;
     if !taints.has(key) {
         return Ok(State::Free);
     }
-    if !node.is_ready() || !cluster.is_registered().await? {
+    if !cluster.is_registered().await? {
         return Ok(State::NotYet);
     }
     node.blocking(mount_and_read).await?;

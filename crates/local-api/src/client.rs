@@ -7,6 +7,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use keyward_core::{Code, Error, Result};
 use keyward_proto::secrets::v1::{ListSecretsRequest, ListSecretsResponse, SecretState};
 use tokio::net::UnixStream;
+use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
@@ -58,18 +59,39 @@ pub async fn connect(socket: &Path) -> Result<Channel> {
 /// `KW_CONNECT` when nobody answers; `KW_TIMEOUT` when nobody answers in time; `KW_SHUTTING_DOWN` when the server
 /// says that it is not serving, with the names that it waits for and why.
 pub async fn probe(socket: &Path) -> Result<()> {
-    match tokio::time::timeout(PROBE_TIMEOUT, check(socket)).await {
-        Ok(Ok(Some(ServingStatus::Serving))) => Ok(()),
-        Ok(Ok(Some(_))) => {
-            let waits = tokio::time::timeout(PROBE_TIMEOUT, missing(socket)).await;
-            let waits = waits.ok().flatten().unwrap_or_default();
-            let message = if waits.is_empty() {
-                "the server is up but not ready; its log says why".to_owned()
-            } else {
-                format!("waiting for {waits}; docs/troubleshooting.md says what to do, and the log more")
-            };
-            Err(Error::new(Code::ShuttingDown, message))
+    probe_within(socket, Duration::ZERO).await
+}
+
+/// As [`probe`], asking again until the server is ready or `patience` is over, so that a container whose start waits for
+/// the answer loses no second. Only the last refusal is asked for its reasons.
+///
+/// # Errors
+/// Those of [`probe`], as they stand at the end.
+pub async fn probe_within(socket: &Path, patience: Duration) -> Result<()> {
+    let end = Instant::now() + patience;
+    loop {
+        let answer = serving(socket).await;
+        if Instant::now() + PROBE_AGAIN < end && !matches!(answer, Ok(true)) {
+            sleep(PROBE_AGAIN).await;
+            continue;
         }
+        if answer? {
+            return Ok(());
+        }
+        let waits = timeout(PROBE_TIMEOUT, missing(socket)).await.ok().flatten().unwrap_or_default();
+        let message = if waits.is_empty() {
+            "the server is up but not ready; its log says why".to_owned()
+        } else {
+            format!("waiting for {waits}; docs/troubleshooting.md says what to do, and the log more")
+        };
+        return Err(Error::new(Code::ShuttingDown, message));
+    }
+}
+
+/// Whether the server says that it is serving.
+async fn serving(socket: &Path) -> Result<bool> {
+    match timeout(PROBE_TIMEOUT, check(socket)).await {
+        Ok(Ok(Some(status))) => Ok(status == ServingStatus::Serving),
         Ok(Ok(None)) => {
             let message = format!("the server at {} does not answer a health check", socket.display());
             Err(Error::new(Code::Connect, message))
@@ -79,22 +101,6 @@ pub async fn probe(socket: &Path) -> Result<()> {
             let message = format!("the server at {} did not answer within 5 s", socket.display());
             Err(Error::new(Code::Timeout, message))
         }
-    }
-}
-
-/// As [`probe`], asking again until the server is ready or `patience` is over, so that a container whose start waits for
-/// the answer loses no second.
-///
-/// # Errors
-/// Those of the last [`probe`].
-pub async fn probe_within(socket: &Path, patience: Duration) -> Result<()> {
-    let end = tokio::time::Instant::now() + patience;
-    loop {
-        let answer = probe(socket).await;
-        if answer.is_ok() || tokio::time::Instant::now() + PROBE_AGAIN >= end {
-            return answer;
-        }
-        tokio::time::sleep(PROBE_AGAIN).await;
     }
 }
 

@@ -19,14 +19,20 @@ impl Bucket {
 
     /// Takes one, or answers how long until there is one.
     pub(super) fn take(&mut self) -> Result<(), Duration> {
+        self.take_above(0)
+    }
+
+    /// Takes one beyond `kept`, or answers how long until there is one.
+    pub(super) fn take_above(&mut self, kept: u32) -> Result<(), Duration> {
+        let wanted = f64::from(kept) + 1.0;
         let now = Instant::now();
         let grown = now.duration_since(self.filled).as_secs_f64() * self.per_second;
         (self.tokens, self.filled) = ((self.tokens + grown).min(self.full), now);
-        if self.tokens >= 1.0 {
+        if self.tokens >= wanted {
             self.tokens -= 1.0;
             return Ok(());
         }
-        Err(Duration::from_secs_f64((1.0 - self.tokens) / self.per_second) + Duration::from_millis(1))
+        Err(Duration::from_secs_f64((wanted - self.tokens) / self.per_second) + Duration::from_millis(1))
     }
 }
 

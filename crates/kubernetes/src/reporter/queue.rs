@@ -19,6 +19,9 @@ const VOLUMES: usize = 1024;
 /// Events of one volume that wait.
 const EVENTS: usize = 4;
 
+/// Events of one pod, of those that it may have at once, that are not for good news.
+const FOR_FAILURES: u32 = 3;
+
 /// Attempts at one write.
 const ATTEMPTS: u32 = 30;
 
@@ -163,18 +166,17 @@ impl Queue {
         }
         let pod =
             self.pods.entry(key.uid.clone()).or_insert_with(|| Bucket::new(10, Duration::from_secs(30)));
-        if volume.events.len() >= EVENTS {
-            self.dropped += 1;
-            // A failure is told once: it takes the place of good news that wait.
-            let good = volume.events.iter().position(|event| !event.news.is_warning());
-            match good.filter(|_| news.is_warning()) {
-                Some(good) => drop(volume.events.remove(good)),
-                None => return,
-            }
-        }
-        if pod.take().is_err() || self.all_pods.take().is_err() {
+        // A failure is told once: good news leave it room, and make it where they wait in its way.
+        let kept = if news.is_warning() { 0 } else { FOR_FAILURES };
+        let full = volume.events.len() >= EVENTS;
+        let good = volume.events.iter().position(|event| !event.news.is_warning() && news.is_warning());
+        if (full && good.is_none()) || pod.take_above(kept).is_err() || self.all_pods.take().is_err() {
             self.dropped += 1;
             return;
+        }
+        if let Some(good) = good.filter(|_| full) {
+            volume.events.remove(good);
+            self.dropped += 1;
         }
         volume.events.push_back(Event::new(news, now));
     }

@@ -214,6 +214,22 @@ async fn a_failure_is_told_however_many_rotations_wait_to_be_told() {
 }
 
 #[tokio::test]
+async fn a_failure_is_told_however_many_rotations_were_told_before() {
+    let api = FakeApi::start();
+    let reporter = cluster(&api).await.reporter();
+    for n in 0..30 {
+        let changed = vec![format!("secret/{n}")];
+        reporter
+            .report(report(pod("web"), Outcome::Rotated { objects: objects(&[("secret/b", "2")]), changed }));
+        told(&reporter).await;
+    }
+    let error = Error::new(Code::ObjectDisabled, "disabled");
+    reporter.report(report(pod("web"), Outcome::Failed { error, mounted: true }));
+    told(&reporter).await;
+    assert!(reasons(&api).contains(&"SecretsRotationFailed".to_owned()), "{:?}", reasons(&api));
+}
+
+#[tokio::test]
 async fn reports_wait_for_the_server_and_the_last_state_arrives() {
     let api = FakeApi::start();
     let reporter = cluster(&api).await.reporter();
