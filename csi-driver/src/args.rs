@@ -177,14 +177,7 @@ fn action(matches: &ArgMatches, words: &[OsString], is_broker: bool) -> Result<A
 
 fn read(file: Option<&Path>) -> Result<NodeConfig> {
     let Some(path) = file else { return node::parse(b"") };
-    let unreadable =
-        |error| Error::new(Code::ConfigInvalid, format!("{} cannot be read: {error}", path.display()));
-    let size = std::fs::metadata(path).map_err(unreadable)?.len();
-    if size > keyward_core::document::MAX_DOCUMENT as u64 {
-        return Err(Error::new(Code::ConfigInvalid, format!("{} is larger than 1 MiB", path.display())));
-    }
-    let document = std::fs::read(path).map_err(unreadable)?;
-    node::parse(&document)
+    node::parse(&keyward_core::document::read_file(path)?)
         .map_err(|error| Error::new(error.code(), format!("{}:\n{}", path.display(), error.message())))
 }
 

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, Command};
 use keyward_core::config::injector::{self, InjectorConfig, SETTINGS};
-use keyward_core::{Code, Error, Result};
+use keyward_core::{Error, Result, document};
 
 /// What the command line asks for.
 pub(crate) enum Action {
@@ -30,22 +30,7 @@ pub(crate) enum Action {
 }
 
 fn read(file: Option<&Path>, overrides: &[(&str, String)]) -> Result<InjectorConfig> {
-    let document = match file {
-        None => Vec::new(),
-        Some(path) => {
-            let unreadable = |error| {
-                Error::new(Code::ConfigInvalid, format!("{} cannot be read: {error}", path.display()))
-            };
-            let size = std::fs::metadata(path).map_err(unreadable)?.len();
-            if size > keyward_core::document::MAX_DOCUMENT as u64 {
-                return Err(Error::new(
-                    Code::ConfigInvalid,
-                    format!("{} is larger than 1 MiB", path.display()),
-                ));
-            }
-            std::fs::read(path).map_err(unreadable)?
-        }
-    };
+    let document = file.map(document::read_file).transpose()?.unwrap_or_default();
     let overrides: Vec<_> = overrides.iter().map(|(path, value)| (*path, value.as_str())).collect();
     injector::parse_with(&document, &overrides).map_err(|error| match file {
         Some(path) => Error::new(error.code(), format!("{}:\n{}", path.display(), error.message())),

@@ -18,13 +18,13 @@ mod server;
 mod webhook;
 
 use std::ffi::OsString;
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
 use admission::Decision;
 use keyward_core::config::injector::Injection;
-use keyward_core::{Code, Error, ErrorKind, Result};
+use keyward_core::{Code, Error, ErrorKind, Result, document};
 
 /// Runs the injector with a command line, the program's name included, and says how it ended: 0 success, 64 a mistake
 /// in configuration, flags or a manifest, 69 not reachable, 1 else.
@@ -41,7 +41,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             Ok(())
         }
         args::Action::Explain { manifest, config } => print_explained(&manifest, &config.injection),
-        args::Action::Run { config } => on_runtime(app::run(*config)),
+        args::Action::Run { config } => harden().and_then(|()| on_runtime(app::run(*config))),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -50,6 +50,12 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(exit_code(&error))
         }
     }
+}
+
+/// The key of the webhook's CA is in memory, and must not end in a core file.
+fn harden() -> Result<()> {
+    keyward_memory::harden()
+        .map_err(|error| Error::new(Code::Internal, "the process cannot be closed to others").detail(error))
 }
 
 /// One thread: a decision takes less than a millisecond, and pods come one by one.
@@ -62,15 +68,7 @@ fn on_runtime(run: impl Future<Output = Result<()>>) -> Result<()> {
 }
 
 fn print_explained(manifest: &Path, injection: &Injection) -> Result<()> {
-    let unreadable = |error: std::io::Error| {
-        Error::new(Code::ConfigInvalid, format!("{} cannot be read: {error}", manifest.display()))
-    };
-    let mut text = Vec::new();
-    if manifest == Path::new("-") {
-        std::io::stdin().read_to_end(&mut text).map_err(unreadable)?;
-    } else {
-        text = std::fs::read(manifest).map_err(unreadable)?;
-    }
+    let text = document::read_file_or_stdin(manifest)?;
     let mut refused = None;
     let mut told = String::new();
     for explained in explain::explain(&text, injection)? {

@@ -243,6 +243,17 @@ async fn trust_anchors_reach_every_container_of_ours_also_where_nothing_else_is_
 }
 
 #[tokio::test]
+async fn it_leaves_no_core_and_can_gain_no_privileges() {
+    let (_api, directory) = cluster();
+    let injector = Injector::start(&directory);
+    let read = |name: &str| std::fs::read_to_string(format!("/proc/{}/{name}", injector.child.id())).unwrap();
+    let limits = read("limits");
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().collect::<Vec<_>>()[4..6], ["0", "0"]);
+    assert!(read("status").lines().any(|line| line == "NoNewPrivs:\t1"));
+}
+
+#[tokio::test]
 async fn tls_1_2_is_refused() {
     let (api, directory) = cluster();
     let injector = Injector::start(&directory);

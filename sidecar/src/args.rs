@@ -62,30 +62,8 @@ impl Setup {
     }
 }
 
-/// Largest configuration file that is read at all, in bytes.
-const MAX_FILE: u64 = config_limit();
-
-const fn config_limit() -> u64 {
-    keyward_core::document::MAX_DOCUMENT as u64
-}
-
 fn read(file: Option<&Path>, overrides: &[(&'static str, String)]) -> Result<Config> {
-    let document = match file {
-        None => Vec::new(),
-        Some(path) => {
-            let unreadable = |error| {
-                Error::new(Code::ConfigInvalid, format!("{} cannot be read: {error}", path.display()))
-            };
-            let size = std::fs::metadata(path).map_err(unreadable)?.len();
-            if size > MAX_FILE {
-                return Err(Error::new(
-                    Code::ConfigInvalid,
-                    format!("{} is larger than 1 MiB", path.display()),
-                ));
-            }
-            std::fs::read(path).map_err(unreadable)?
-        }
-    };
+    let document = file.map(document::read_file).transpose()?.unwrap_or_default();
     let overrides: Vec<_> = overrides.iter().map(|(path, value)| (*path, value.as_str())).collect();
     let parsed = config::parse_with(&document, &overrides)
         .and_then(|config| check_templates(&config.objects).map(|()| config));

@@ -7,7 +7,6 @@ mod app;
 mod application;
 mod args;
 mod engine;
-mod harden;
 mod supervisor;
 
 use std::ffi::OsString;
@@ -29,7 +28,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             report(&format!("the configuration is valid: {} objects", setup.config.objects.len()));
             Ok(())
         }
-        args::Action::Run { setup, end } => harden::harden().and_then(|()| on_runtime(app::run(*setup, end))),
+        args::Action::Run { setup, end } => harden().and_then(|()| on_runtime(app::run(*setup, end))),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -38,6 +37,12 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(exit_code(&error))
         }
     }
+}
+
+fn harden() -> keyward_core::Result<()> {
+    keyward_memory::harden().map_err(|error| {
+        Error::new(keyward_core::Code::Internal, "the process cannot be closed to others").detail(error)
+    })
 }
 
 /// One thread: for a sidecar it is as fast as several, and smaller.

@@ -73,7 +73,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "sidecar",
         ],
     ),
-    ("injector", &["core", "kubernetes", "telemetry"]),
+    ("injector", &["core", "memory", "kubernetes", "telemetry"]),
     ("emulator", &[]),
 ];
 

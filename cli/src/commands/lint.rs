@@ -1,22 +1,17 @@
 mod classes;
 
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use keyward_core::cloud::Cloud;
 use keyward_core::config;
 use keyward_core::document;
 use keyward_core::spec::{Context, parse_objects_text};
-use keyward_core::{Code, Error};
 use keyward_delivery::template::check_templates;
 use serde_json::Value;
 
 use crate::failure::Failure;
 use crate::output;
-
-/// Largest file that is looked at.
-const MAX_FILE: u64 = 1 << 20;
 
 /// Check a configuration, a list of objects or SecretProviderClasses, and report every mistake with its place
 ///
@@ -39,7 +34,7 @@ pub(crate) struct LintArgs {
 
 /// Parses the file and says what is wrong with it.
 pub(crate) fn run(args: &LintArgs) -> Result<(), Failure> {
-    let bytes = read(&args.file)?;
+    let bytes = document::read_file_or_stdin(&args.file)?;
     let documents = document::parse_all(&bytes)?;
     if let Some(classes) = classes::find(&documents) {
         return classes::check(&classes, &args.file);
@@ -54,21 +49,4 @@ pub(crate) fn run(args: &LintArgs) -> Result<(), Failure> {
     };
     check_templates(&objects)?;
     output::line(format!("{}: no mistakes, {} objects", args.file.display(), objects.len()))
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    let unreadable = |error: std::io::Error| {
-        Error::new(Code::ConfigInvalid, format!("{} cannot be read: {error}", path.display()))
-    };
-    let mut bytes = Vec::new();
-    if path == Path::new("-") {
-        std::io::stdin().lock().take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    } else {
-        let file = std::fs::File::open(path).map_err(unreadable)?;
-        file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    }
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(Error::new(Code::ConfigInvalid, format!("{} is larger than 1 MiB", path.display())));
-    }
-    Ok(bytes)
 }

@@ -5,6 +5,9 @@
 
 use std::cell::RefCell;
 use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
@@ -13,6 +16,38 @@ use crate::{Code, Error, Result};
 
 /// Largest document, in bytes.
 pub const MAX_DOCUMENT: usize = 1 << 20;
+
+/// Reads a file of at most [`MAX_DOCUMENT`] bytes.
+///
+/// # Errors
+/// `KW_CONFIG_INVALID` with its path when it cannot be read or is larger.
+pub fn read_file(path: &Path) -> Result<Vec<u8>> {
+    let file = File::open(path).map_err(|error| cannot_be_read(path, &error))?;
+    read_at_most(path, file)
+}
+
+/// As [`read_file`]; `-` is standard input.
+///
+/// # Errors
+/// As [`read_file`].
+pub fn read_file_or_stdin(path: &Path) -> Result<Vec<u8>> {
+    if path == Path::new("-") { read_at_most(path, std::io::stdin().lock()) } else { read_file(path) }
+}
+
+fn read_at_most(path: &Path, from: impl Read) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    from.take(MAX_DOCUMENT as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| cannot_be_read(path, &error))?;
+    if bytes.len() > MAX_DOCUMENT {
+        return Err(Error::new(Code::ConfigInvalid, format!("{} is larger than 1 MiB", path.display())));
+    }
+    Ok(bytes)
+}
+
+fn cannot_be_read(path: &Path, error: &std::io::Error) -> Error {
+    Error::new(Code::ConfigInvalid, format!("{} cannot be read: {error}", path.display()))
+}
 
 /// Parses YAML (or JSON, its subset) into a tree.
 ///

@@ -9,6 +9,7 @@ use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use keyward_core::{Code, Error};
 use kube::client::Body;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -19,6 +20,15 @@ const LARGEST: usize = 8 * 1024 * 1024;
 
 /// What of a refusal's own words is kept for debug logs, bytes.
 const DETAIL: usize = 300;
+
+/// What of an object's metadata is read where its name is known.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Metadata {
+    /// The condition of a change.
+    #[serde(default)]
+    pub(crate) resource_version: String,
+}
 
 /// What a request needs the right for.
 #[derive(Debug, Clone, Copy)]

@@ -7,7 +7,7 @@ use keyward_core::Error;
 use serde::Deserialize;
 use tokio::sync::watch;
 
-use crate::api::Api;
+use crate::api::{Api, Metadata};
 use crate::mirror::{Item, Mirror, Source, Watching};
 
 /// What is known of the CSIDriver object.
@@ -157,13 +157,6 @@ struct DriverItem {
     metadata: Metadata,
     #[serde(default)]
     spec: Spec,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Metadata {
-    #[serde(default)]
-    resource_version: String,
 }
 
 #[derive(Deserialize, Default)]

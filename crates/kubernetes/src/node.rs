@@ -6,7 +6,7 @@ use keyward_core::Result;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::api::{Api, Ask};
+use crate::api::{Api, Ask, Metadata};
 use crate::names;
 use crate::own::Change;
 
@@ -18,13 +18,6 @@ struct Node {
     metadata: Metadata,
     #[serde(default)]
     spec: Spec,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Metadata {
-    #[serde(default)]
-    resource_version: String,
 }
 
 #[derive(Deserialize, Default)]

@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use zeroize::Zeroizing;
 
-use crate::api::{Api, Ask, Failure};
+use crate::api::{Api, Ask, Failure, Metadata};
 use crate::names;
 
 /// How long one request may take.
@@ -189,13 +189,6 @@ struct Secret {
     metadata: Metadata,
     #[serde(default)]
     data: BTreeMap<String, String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Metadata {
-    #[serde(default)]
-    resource_version: String,
 }
 
 #[derive(Deserialize)]

@@ -8,8 +8,10 @@
 mod arena;
 mod bytes;
 mod free_list;
+mod harden;
 mod trim;
 
 pub use arena::{ArenaStats, stats};
 pub use bytes::LockedBytes;
+pub use harden::harden;
 pub use trim::hand_back_code;

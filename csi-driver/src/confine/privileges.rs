@@ -1,6 +1,4 @@
 use keyward_core::Result;
-use nix::sys::prctl;
-use nix::sys::resource::{Resource, setrlimit};
 use rustix::io::Errno;
 use rustix::thread::{
     CapabilitiesSecureBits, CapabilitySet, CapabilitySets, clear_ambient_capability_set,
@@ -35,7 +33,5 @@ pub(crate) fn keep_only(kept: CapabilitySet) -> Result<()> {
     clear_ambient_capability_set().map_err(failed("clear the ambient capabilities"))?;
     let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
     set_capabilities(None, sets).map_err(failed("drop the capabilities"))?;
-    setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(failed("switch off core files"))?;
-    prctl::set_no_new_privs().map_err(failed("renounce new privileges"))?;
-    prctl::set_dumpable(false).map_err(failed("make the process undumpable"))
+    keyward_memory::harden().map_err(failed("close the process to others"))
 }

@@ -52,8 +52,10 @@ struct World {
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
-    let chosen: Vec<_> = scenarios::ALL
+    let long = if flags.long { scenarios::LONG } else { &[] };
+    let chosen: Vec<_> = long
         .iter()
+        .chain(scenarios::ALL)
         .filter(|(name, _)| flags.only.as_ref().is_none_or(|part| name.contains(part.as_str())))
         .collect();
     if flags.list {

@@ -48,11 +48,14 @@ pub(crate) const ALL: &[(&str, Scenario)] = &[
     ("the driver killed and started anew during an outage", restarts::driver_in_outage),
     ("a rolling update of the driver under 30 pods", restarts::driver_upgraded),
     ("a namespace with running pods is deleted", restarts::namespace_deleted),
-    ("a vault that hangs past kubelet's patience (with --long)", outages::hanging),
     ("kubelet restarted during an outage", restarts::kubelet),
     ("the API server down", restarts::api_server),
     ("the node rebooted", restarts::node),
 ];
+
+/// Those that take minutes, with `--long`; they break nothing, and run first.
+pub(crate) const LONG: &[(&str, Scenario)] =
+    &[("a vault that hangs past kubelet's patience", outages::hanging)];
 
 /// Processes of the node by their control group and command line.
 fn processes(wanted: impl Fn(&str, &str) -> bool) -> Outcome<Vec<u32>> {

@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::rig::{Rig, get, reason, refresh, version};
-use keyward_core::Code as KeywardCode;
 use keyward_core::audit::Actor;
-use keyward_local_api::{ApiSettings, Peer, PeerCheck, Pod, probe};
+use keyward_core::observe::Event;
+use keyward_core::{Code as KeywardCode, Error, State};
+use keyward_local_api::{ApiSettings, Peer, PeerCheck, Pod, probe, probe_within};
 use keyward_proto::secrets::v1::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -254,6 +255,26 @@ async fn health_follows_readiness_for_the_server_and_the_service_and_ends_at_a_s
     while stream.message().await.unwrap().is_some() {}
     drained.await.unwrap().unwrap();
     assert_eq!(probe(&rig.socket).await.unwrap_err().code(), KeywardCode::Connect);
+}
+
+#[tokio::test]
+async fn a_probe_that_waits_names_what_is_missing_and_asks_for_it_once() {
+    let rig = Rig::start();
+    rig.view.set("here", b"1");
+    rig.view.stand("missing", State::Pending, Some(Error::new(KeywardCode::VaultForbidden, "no")));
+    rig.ready.send(false).unwrap();
+    let error = probe_within(&rig.socket, Duration::from_millis(300)).await.unwrap_err();
+    assert!(error.message().contains("waiting for missing (KW_VAULT_FORBIDDEN, vault);"), "{error}");
+    let calls = |wanted: &str| {
+        let events = rig.kept.events.lock();
+        let of = |event: &Event| matches!(event, Event::Rpc { method, .. } if method.ends_with(wanted));
+        events.iter().filter(|event| of(event)).count()
+    };
+    assert!(calls("Health/Check") > 1, "it asked again");
+    assert_eq!(calls("SecretService/ListSecrets"), 1);
+    let waiting = probe_within(&rig.socket, Duration::from_secs(20));
+    let (answer, ()) = tokio::join!(waiting, async { rig.ready.send(true).unwrap() });
+    answer.unwrap();
 }
 
 #[tokio::test]

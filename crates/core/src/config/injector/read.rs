@@ -9,7 +9,7 @@ use super::{
 };
 use crate::Result;
 use crate::config::read::local::{log, rotation};
-use crate::config::read::path::{absolute, check_absolute};
+use crate::config::read::path::{absolute, check_absolute, kubernetes_name};
 use crate::config::read::upstream::{cloud, id, tls, vaults};
 use crate::config::read::{document_with, finish};
 use crate::document::{Fields, Mistakes};
@@ -163,15 +163,9 @@ fn image(text: &str) -> std::result::Result<String, String> {
     }
 }
 
-/// A DNS subdomain as Kubernetes takes it.
+/// A DNS subdomain.
 fn object_name(text: &str) -> std::result::Result<String, String> {
-    let outer =
-        |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
-    let sound = text.len() <= 253
-        && text.bytes().all(|byte| outer(Some(byte)) || b"-.".contains(&byte))
-        && outer(text.bytes().next())
-        && outer(text.bytes().last());
-    if sound { Ok(text.to_owned()) } else { Err("must be a name as Kubernetes takes it".to_owned()) }
+    kubernetes_name(text, 253, true)
 }
 
 fn resources(

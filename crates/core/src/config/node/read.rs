@@ -9,7 +9,7 @@ use super::{
 };
 use crate::cloud::Cloud;
 use crate::config::read::local::{audit, log, rotation, traces, uids};
-use crate::config::read::path::{absolute, check_path};
+use crate::config::read::path::{absolute, check_path, kubernetes_name};
 use crate::config::read::upstream::{
     azure_resource_id, custom_cloud, id, metadata_endpoint, pem_certificates, tls, vaults,
 };
@@ -199,21 +199,6 @@ fn node_identity(fields: &mut Fields<'_>, mistakes: &Mistakes) -> Vec<NodeIdenti
         }
     }
     entries
-}
-
-/// RFC 1123: labels of lower-case letters, digits and inner dashes.
-fn kubernetes_name(text: &str, longest: usize, dots: bool) -> std::result::Result<String, String> {
-    let label = |label: &str| {
-        !label.is_empty()
-            && label.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    if text.len() <= longest && text.split('.').all(label) && (dots || !text.contains('.')) {
-        Ok(text.to_owned())
-    } else {
-        Err("must be a name as Kubernetes takes it, no pattern".to_owned())
-    }
 }
 
 fn identity_binding(mut fields: Fields<'_>) -> Option<IdentityBinding> {

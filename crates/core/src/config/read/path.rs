@@ -21,3 +21,22 @@ pub(in crate::config) fn check_absolute(text: &str) -> std::result::Result<PathB
         Err("must be an absolute path".to_owned())
     }
 }
+
+/// RFC 1123: labels of lower-case letters, digits and inner dashes.
+pub(in crate::config) fn kubernetes_name(
+    text: &str,
+    longest: usize,
+    dots: bool,
+) -> std::result::Result<String, String> {
+    let label = |label: &str| {
+        !label.is_empty()
+            && label.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    if text.len() <= longest && text.split('.').all(label) && (dots || !text.contains('.')) {
+        Ok(text.to_owned())
+    } else {
+        Err("must be a name as Kubernetes takes it, no pattern".to_owned())
+    }
+}
