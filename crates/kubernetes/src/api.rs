@@ -242,7 +242,9 @@ pub(crate) fn refused(ask: Ask, status: StatusCode, body: &[u8]) -> Failure {
     };
     const ENDS: &[u8] = b"NamespaceTerminating";
     let special = body.windows(ENDS.len()).any(|words| words == ENDS).then_some(Special::NamespaceEnds);
-    let words = String::from_utf8_lossy(&body[..body.len().min(DETAIL)]).into_owned();
+    // A server that refuses a Secret may repeat what is in it.
+    let kept = if ask.resource == "secrets" { 0 } else { body.len().min(DETAIL) };
+    let words = String::from_utf8_lossy(&body[..kept]).into_owned();
     Failure { status: Some(status), error: error.detail(words), special }
 }
 
@@ -278,4 +280,21 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_of_a_refusal_are_kept_for_debugging_but_never_those_about_a_secret() {
+        let words = |resource| {
+            let ask = Ask { verb: "patch", resource, group: "" };
+            let failure = refused(ask, StatusCode::UNPROCESSABLE_ENTITY, b"invalid: canary");
+            assert!(!failure.error.to_string().contains("canary"));
+            failure.error.internal_detail().unwrap_or_default().to_owned()
+        };
+        assert_eq!(words("nodes"), "invalid: canary");
+        assert_eq!(words("secrets"), "");
+    }
 }
