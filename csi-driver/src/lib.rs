@@ -66,6 +66,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 /// Confined before the first thread starts and before a byte from outside is read.
 fn broker(setup: args::Setup) -> Result<()> {
+    mounter::release_signals()?;
     let channel = mounts::take_channel()?;
     confine::enter(&setup.needs())?;
     on_runtime(app::run(setup, channel))

@@ -23,6 +23,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use keyward_core::Result;
+use signals::Signals;
+
+pub use signals::release as release_signals;
 
 /// What the mounter is told on its command line.
 #[derive(Debug, Clone)]
@@ -57,10 +60,12 @@ pub fn run(settings: Settings) -> ExitCode {
 }
 
 fn serve(settings: &Settings) -> Result<u8> {
+    // First of all: whoever ends the driver while it starts must reach the broker too.
+    let signals = Signals::block()?;
     tmpfs::check_kernel()?;
     state::prepare(settings)?;
     let mut broker = start::broker(settings)?;
-    let result = start::confined(settings, &broker).and_then(|mut mounter| {
+    let result = start::confined(settings, signals, &broker).and_then(|mut mounter| {
         let code = broker.attend(&mut mounter);
         mounter.sockets.remove();
         code

@@ -460,6 +460,12 @@ fn a_signal_is_passed_on_and_the_end_of_the_broker_is_the_end() {
 }
 
 #[test]
+fn a_signal_that_comes_while_the_driver_starts_is_not_lost() {
+    let Some(mut node) = Node::start("hasty") else { return };
+    assert_eq!(node.mounter.wait().unwrap().code(), Some(128 + 15));
+}
+
+#[test]
 fn overlong_paths_of_sockets_are_no_obstacle() {
     let Some(mut node) = Node::start("lend") else { return };
     drop(node.socket());

@@ -19,15 +19,12 @@ pub(super) enum Came {
 }
 
 impl Signals {
-    /// Holds the signals back from now on. A program that is started afterwards would inherit that.
+    /// Holds the signals back from now on. A program that is started afterwards inherits that: see [`release`].
     pub(super) fn block() -> Result<Self> {
-        let mut set = SigSet::empty();
-        for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT] {
-            set.add(signal);
-        }
-        set.thread_block().map_err(failed("hold signals back"))?;
+        let held = held();
+        held.thread_block().map_err(failed("hold signals back"))?;
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
-        SignalFd::with_flags(&set, flags).map(Self).map_err(failed("wait for signals"))
+        SignalFd::with_flags(&held, flags).map(Self).map_err(failed("wait for signals"))
     }
 
     pub(super) fn next(&self) -> Option<Came> {
@@ -37,6 +34,18 @@ impl Signals {
             signal => Some(Came::End(signal)),
         }
     }
+}
+
+/// Lets signals come again, in the program that the mounter has started with them held back.
+///
+/// # Errors
+/// `KW_INTERNAL` when the kernel refuses.
+pub fn release() -> Result<()> {
+    held().thread_unblock().map_err(failed("let signals come"))
+}
+
+fn held() -> SigSet {
+    [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT].into_iter().collect()
 }
 
 impl AsFd for Signals {

@@ -44,9 +44,8 @@ pub(super) fn broker(settings: &Settings) -> Result<Broker> {
 }
 
 /// Moves into namespaces of the mounter's own, opens what it works beneath, and drops all but what it needs.
-pub(super) fn confined(settings: &Settings, broker: &Broker) -> Result<Mounter> {
+pub(super) fn confined(settings: &Settings, signals: Signals, broker: &Broker) -> Result<Mounter> {
     one_thread()?;
-    let signals = Signals::block()?;
     // The network is new and empty. The mounts are the same, and those that are shared stay so: what is mounted or
     // unmounted on them shows on the host; but the waiting room is nobody else's.
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET).map_err(failed("leave the namespaces"))?;
@@ -74,7 +73,6 @@ impl Broker {
     /// Serves the broker until it has ended, and passes on to it what ends the driver. Returns the exit code.
     pub(super) fn attend(&mut self, mounter: &mut Mounter) -> Result<u8> {
         loop {
-            // First of all, because it may have ended before its signal was held back.
             if let Some(status) = self.child.try_wait().map_err(failed("wait for the broker"))? {
                 return Ok(exit_code(status));
             }
