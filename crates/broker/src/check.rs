@@ -1,11 +1,11 @@
 //! One rotation check of one group: a listing when that is cheaper, then reads of what changed.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures::StreamExt;
-use futures::future::join_all;
-use futures::stream;
+use futures::stream::{self, FuturesUnordered, select};
 use keyward_core::observe::Event;
 use keyward_core::{
     Error, ErrorKind, ObjectMetadata, ObjectRef, Priority, Provider, Result, Snapshot, UnixTime, Urgency,
@@ -129,42 +129,41 @@ async fn list(
 }
 
 /// Reads `entries`, a sample first when there are many: when all of the sample fail for want of the vault or of a
-/// token, the others count as failed too, so that an outage is not answered with a flood. Another sample is drawn each
-/// time, so that a few bad objects never hold up the rest.
+/// token, the others count as failed too, so that an outage is not answered with a flood. The first answer of another
+/// kind lets the others go ahead. Another sample is drawn each time, first of those that were passed over most often,
+/// so that bad objects never hold up the rest for long.
 async fn read(shared: &Arc<Shared>, mut entries: Vec<Arc<Entry>>) -> (usize, Option<ErrorKind>) {
     if entries.is_empty() {
         return (0, None);
     }
     let start = shared.random_below(entries.len());
     entries.rotate_left(start);
+    entries.sort_by_cached_key(|entry| Reverse(entry.memory().passed_over));
     let rest = entries.split_off(entries.len().min(SAMPLE));
-    let sample = join_all(entries.into_iter().map(|entry| read_one(shared.clone(), entry))).await;
-    let mut error = first_error(&sample);
-    let mut requests = sample.len();
-    let down = sample.iter().all(|result| result.as_ref().is_err_and(|error| is_general(error.kind())));
-    if let (true, Some(error)) = (down, sample.iter().find_map(|result| result.as_ref().err())) {
+    let mut sample: FuturesUnordered<_> =
+        entries.into_iter().map(|entry| read_one(shared.clone(), entry)).collect();
+    let mut results = Vec::new();
+    let mut down = true;
+    while down && let Some(result) = sample.next().await {
+        down = result.as_ref().is_err_and(|error| is_general(error.kind()));
+        results.push(result);
+    }
+    if let (true, Some(error)) = (down, results.iter().find_map(|result| result.as_ref().err())) {
         for entry in rest {
+            entry.memory().passed_over += 1;
             let failed = Error::new(error.code(), error.message()).retry_after(error.wait());
             let _ = shared.record(&entry, Finding::Failed(failed));
         }
     } else {
         let concurrency = shared.settings.load().concurrency.max(1);
-        requests += rest.len();
-        let results: Vec<_> = stream::iter(rest.into_iter().map(|entry| read_one(shared.clone(), entry)))
-            .buffer_unordered(concurrency)
-            .collect()
-            .await;
-        error = error.or(first_error(&results));
+        let rest = stream::iter(rest.into_iter().map(|entry| read_one(shared.clone(), entry)));
+        results.extend(select(sample, rest.buffer_unordered(concurrency)).collect::<Vec<_>>().await);
     }
-    (requests, error)
+    (results.len(), results.iter().find_map(|result| result.as_ref().err()).map(Error::kind))
 }
 
 async fn read_one(shared: Arc<Shared>, entry: Arc<Entry>) -> Result<Arc<Snapshot>> {
     shared.read_afresh(&entry, Urgency::Refresh).await
-}
-
-fn first_error<T>(results: &[Result<T>]) -> Option<ErrorKind> {
-    results.iter().find_map(|result| result.as_ref().err()).map(Error::kind)
 }
 
 /// Whether a failure is of the way to the vault rather than of one object.

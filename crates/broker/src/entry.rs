@@ -35,6 +35,8 @@ pub(crate) struct Memory {
     pub(crate) listed: Option<UnixTime>,
     /// Checks since the last read that a listing answered.
     pub(crate) light_checks: u32,
+    /// Checks in a row that took its failure from that of others, without asking.
+    pub(crate) passed_over: u32,
     /// When to check next, boot clock.
     pub(crate) due: Duration,
     /// A no is repeated until then, boot clock.

@@ -49,6 +49,7 @@ impl Shared {
         let (sender, flight) = watch::channel(None);
         let priority = Priority::new(urgency);
         memory.flight = Some((flight.clone(), priority.clone()));
+        memory.passed_over = 0;
         entry.set_flying(true);
         drop(memory);
         let landing = Landing { entry: entry.clone(), sender };

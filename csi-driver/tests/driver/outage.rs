@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use keyward_emulator::{Effect, Fault};
 use keyward_test_support::kubelet::{Context, PodVolume};
-use keyward_test_support::node::{DRIVER, Node};
+use keyward_test_support::node::{DRIVER, Node, PATIENCE};
 use serde_json::json;
 use tokio::time::Instant;
 use tonic::Code;
@@ -152,9 +152,10 @@ async fn a_mounted_volume_keeps_its_files_through_every_outage_and_rotates_after
         node.vault().rotate_secret(row.name, "2");
     }
     node.vault().rotate_secret("other", "2");
-    // What does not fail goes on.
+    // What does not fail goes on. Nearly all of the vault fails, in every way, so that it may look down in two checks of
+    // up to twenty seconds each; in the third at the latest each object was asked for.
     for (volume, row) in volumes.iter().zip(&vault) {
-        node.until_file(volume, "other", b"2").await;
+        node.until_file_within(4 * PATIENCE, volume, "other", b"2").await;
         assert_eq!(node.read(volume, row.name).unwrap(), b"1", "{}", row.name);
     }
     for answer in futures::future::join_all(publish()).await {

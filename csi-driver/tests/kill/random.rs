@@ -1,7 +1,7 @@
 //! Kills at random moments under load.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use keyward_test_support::kubelet::PodVolume;
@@ -19,7 +19,8 @@ const CALL: Duration = Duration::from_secs(15);
 
 struct Load {
     node: Node,
-    stop: AtomicBool,
+    /// Until when all must be as it should, once nobody kills any more.
+    limit: OnceLock<Instant>,
     publishes: AtomicU64,
     unpublishes: AtomicU64,
     refusals: AtomicU64,
@@ -43,7 +44,7 @@ async fn after_a_hundred_random_kills_under_load_no_volume_is_torn_or_leaks_and_
     let reader = Reader::start(volumes.iter().map(|volume| node.kubelet.target(volume)).collect());
     let load = Arc::new(Load {
         node,
-        stop: AtomicBool::new(false),
+        limit: OnceLock::new(),
         publishes: AtomicU64::new(0),
         unpublishes: AtomicU64::new(0),
         refusals: AtomicU64::new(0),
@@ -77,7 +78,8 @@ async fn after_a_hundred_random_kills_under_load_no_volume_is_torn_or_leaks_and_
         }
         driver = load.node.spawn();
     }
-    load.stop.store(true, Ordering::Release);
+    // From here on the driver lives, so that everything must come to its end.
+    load.limit.set(Instant::now() + 2 * PATIENCE).unwrap();
     for kubelet in kubelets {
         kubelet.await.unwrap();
     }
@@ -85,19 +87,18 @@ async fn after_a_hundred_random_kills_under_load_no_volume_is_torn_or_leaks_and_
     // Every volume is there, rotates, and goes without a trace.
     generation += 1;
     load.node.vault().rotate_secret("doc", value(&content(generation, false)));
-    let end = Instant::now() + 2 * PATIENCE;
     for volume in &volumes {
-        load.publish(volume, end).await;
+        load.publish(volume).await;
     }
     let is_current =
         |volume| look(&load.node.kubelet.target(volume)) == Ok(Seen::Whole(content(generation, false)));
     while !volumes.iter().all(is_current) {
-        assert!(Instant::now() < end, "seed {seed}: not every volume rotates\n{}", driver.log());
+        assert!(!load.is_over(), "seed {seed}: not every volume rotates\n{}", driver.log());
         sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(load.node.kubelet.mounts().len(), VOLUMES, "seed {seed}");
     for volume in &volumes {
-        load.unpublish(volume, end).await;
+        load.unpublish(volume).await;
     }
     assert_eq!(reader.bad(), None, "seed {seed}");
     assert_eq!(mounted(&load.node), nothing, "seed {seed}");
@@ -117,22 +118,21 @@ async fn after_a_hundred_random_kills_under_load_no_volume_is_torn_or_leaks_and_
 /// A pod that comes, is republished, and goes, again and again.
 async fn come_and_go(load: Arc<Load>, volume: PodVolume, seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
-    while !load.stop.load(Ordering::Acquire) {
-        let end = Instant::now() + 2 * PATIENCE;
+    while load.limit.get().is_none() {
         for _ in 0..random.usize(1..4) {
-            load.publish(&volume, end).await;
+            load.publish(&volume).await;
             sleep(Duration::from_millis(random.u64(..100))).await;
         }
-        load.unpublish(&volume, end).await;
+        load.unpublish(&volume).await;
     }
 }
 
 impl Load {
-    async fn publish(&self, volume: &PodVolume, end: Instant) {
+    async fn publish(&self, volume: &PodVolume) {
         loop {
             match self.call(self.node.publish(volume)).await {
                 Ok(()) => break,
-                Err(status) => self.refused(volume, &status, end),
+                Err(status) => self.refused(volume, &status),
             }
             sleep(Duration::from_millis(20)).await;
         }
@@ -141,11 +141,11 @@ impl Load {
         assert!(matches!(seen, Ok(Seen::Whole(_))), "published, but {seen:?}");
     }
 
-    async fn unpublish(&self, volume: &PodVolume, end: Instant) {
+    async fn unpublish(&self, volume: &PodVolume) {
         while self.node.kubelet.target(volume).parent().is_some_and(std::path::Path::exists) {
             match self.call(self.node.kubelet.unpublish(volume)).await {
                 Ok(()) => break,
-                Err(status) => self.refused(volume, &status, end),
+                Err(status) => self.refused(volume, &status),
             }
             sleep(Duration::from_millis(20)).await;
         }
@@ -158,10 +158,14 @@ impl Load {
     }
 
     /// Only a driver that is not there refuses; nothing is wrong with these volumes.
-    fn refused(&self, volume: &PodVolume, status: &Status, end: Instant) {
+    fn refused(&self, volume: &PodVolume, status: &Status) {
         self.refusals.fetch_add(1, Ordering::Relaxed);
         let starting = status.code() == tonic::Code::FailedPrecondition;
         assert!(starting || !is_refusal(status), "{DRIVER} refuses {}: {status:?}", volume.pod.name);
-        assert!(Instant::now() < end, "{} at last: {status:?}", volume.pod.name);
+        assert!(!self.is_over(), "{} at last: {status:?}", volume.pod.name);
+    }
+
+    fn is_over(&self) -> bool {
+        self.limit.get().is_some_and(|limit| Instant::now() > *limit)
     }
 }

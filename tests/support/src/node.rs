@@ -212,7 +212,12 @@ impl Node {
 
     /// Waits until a file holds `content`.
     pub async fn until_file(&self, volume: &PodVolume, file: &str, content: &[u8]) {
-        let end = tokio::time::Instant::now() + PATIENCE;
+        self.until_file_within(PATIENCE, volume, file, content).await;
+    }
+
+    /// The same with a patience of its own.
+    pub async fn until_file_within(&self, limit: Duration, volume: &PodVolume, file: &str, content: &[u8]) {
+        let end = tokio::time::Instant::now() + limit;
         while self.read(volume, file).as_deref() != Some(content) {
             assert!(tokio::time::Instant::now() < end, "{file} did not become what it should");
             tokio::time::sleep(Duration::from_millis(10)).await;

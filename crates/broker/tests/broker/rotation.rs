@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures::FutureExt;
+use futures::future::join_all;
 use keyward_broker::{BrokerSettings, WatchItem};
 use keyward_core::{Code, State};
 use keyward_test_support::Fault;
@@ -148,6 +149,48 @@ async fn one_bad_object_neither_freezes_nor_slows_the_others() {
         bench.vault.set(&names[5], &format!("round {round}"));
         wait(MINUTE + MINUTE / 2).await;
         assert_eq!(bench.value(&names[5]).await.unwrap(), (format!("round {round}"), State::Fresh));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_hangs_delays_no_read_of_the_others() {
+    let bench = Bench::new(settings());
+    let names = names(12);
+    let _watch = bench.watch(&refs(&names)).await;
+    for round in 0..20 {
+        let value = format!("round {round}");
+        bench.vault.fail_object(&names[5], Some(Fault::Hang));
+        names.iter().for_each(|name| drop(bench.vault.set(name, &value)));
+        let read = || async {
+            let values = names.iter().map(|name| bench.value(name));
+            join_all(values).await.into_iter().filter(|now| now.as_ref().unwrap().0 == value).count()
+        };
+        while read().await == 0 {
+            wait(Duration::from_millis(100)).await;
+        }
+        wait(Duration::from_secs(1)).await;
+        assert_eq!(read().await, names.len() - 1);
+        bench.vault.fail_object(&names[5], None);
+        wait(MINUTE * 6).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_object_that_works_among_many_that_do_not_is_read_by_the_third_check() {
+    let bench = Bench::new(settings());
+    let names = names(12);
+    let _watch = bench.watch(&refs(&names)).await;
+    for round in 0..20 {
+        let fail = |fault| {
+            names.iter().skip(1).for_each(|name| bench.vault.fail_object(name, fault));
+        };
+        fail(Some(Fault::Code(Code::VaultUnavailable)));
+        names.iter().for_each(|name| drop(bench.vault.set(name, &format!("round {round}"))));
+        // A whole interval and two retries.
+        wait(Duration::from_secs(66 + 15 + 30 + 1)).await;
+        assert_eq!(bench.value(&names[0]).await.unwrap(), (format!("round {round}"), State::Fresh));
+        fail(None);
+        wait(MINUTE * 6).await;
     }
 }
 
