@@ -136,11 +136,13 @@ impl Gate {
     }
 
     fn too_late(&self) -> Error {
-        match self.state.lock().closed_until.filter(|until| Instant::now() < *until) {
-            Some(until) => Error::new(Code::VaultThrottled, "the vault asks to slow down")
-                .retry_after(Some(until - Instant::now())),
-            None => Error::new(Code::Timeout, "too many requests to this vault are waiting for their turn"),
+        let state = self.state.lock();
+        // The gate may just have opened again for those ahead: what held everybody up is what the vault said last.
+        if state.refusals_in_a_row == 0 {
+            return Error::new(Code::Timeout, "too many requests to this vault are waiting for their turn");
         }
+        let left = state.closed_until.and_then(|until| until.checked_duration_since(Instant::now()));
+        Error::new(Code::VaultThrottled, "the vault asks to slow down").retry_after(left)
     }
 
     /// Gives a turn to everyone whose it is.

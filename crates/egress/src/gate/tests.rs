@@ -257,6 +257,17 @@ async fn five_thousand_starts_of_one_moment_keep_to_the_rate_and_none_is_lost() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_waits_in_vain_behind_refusals_is_told_of_them_also_while_the_gate_is_open_for_another() {
+    let gate = gate(1, 1);
+    let first = gate.enter().await.unwrap();
+    gate.refused(429, Some(Duration::from_secs(1)));
+    drop(first);
+    let _busy = gate.enter().await.unwrap();
+    let error = gate.enter().await.err().unwrap();
+    assert_eq!((error.code(), error.wait()), (Code::VaultThrottled, None));
+}
+
+#[tokio::test(start_paused = true)]
 async fn refreshes_wait_longer_than_starts_before_they_fail() {
     let gate = gate(1, 1);
     let _busy = gate.enter().await.unwrap();
