@@ -127,7 +127,14 @@ impl Cluster {
             "--values",
             "-",
         ];
-        self.run(&self.helm, &arguments, Some(&values.to_string())).map(drop)
+        self.run(&self.helm, &arguments, Some(&values.to_string()))?;
+        // Helm waits for those that come, while those that go still answer.
+        until(60, "rolled over", || {
+            let pods = self.get(&["pods", "-n", namespace])?;
+            let goes = |pod: &Value| pod["metadata"]["deletionTimestamp"].is_string();
+            let going = pods["items"].as_array().into_iter().flatten().filter(|pod| goes(pod)).count();
+            ensure(going == 0, || format!("{going} pods of {namespace} are ending"))
+        })
     }
 
     /// Runs the chart's own tests.
