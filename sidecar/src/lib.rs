@@ -12,7 +12,7 @@ mod supervisor;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use keyward_core::{Error, ErrorKind};
+use keyward_core::{Code, Error, ErrorKind};
 
 /// Runs the sidecar with a command line, the program's name included, and says how it ended:
 /// 0 success, 64 a mistake in configuration or flags, 69 upstream not available (`--once`), 77 access refused, 1 else.
@@ -40,9 +40,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn harden() -> keyward_core::Result<()> {
-    keyward_memory::harden().map_err(|error| {
-        Error::new(keyward_core::Code::Internal, "the process cannot be closed to others").detail(error)
-    })
+    keyward_memory::harden()
+        .map_err(|error| Error::new(Code::Internal, "the process cannot be closed to others").detail(error))
 }
 
 /// One thread: for a sidecar it is as fast as several, and smaller.
@@ -52,9 +51,7 @@ fn on_runtime(run: impl Future<Output = keyward_core::Result<()>>) -> keyward_co
         .thread_keep_alive(std::time::Duration::from_secs(1))
         .max_blocking_threads(4)
         .build()
-        .map_err(|error| {
-            Error::new(keyward_core::Code::Internal, "the runtime cannot start").detail(error)
-        })?;
+        .map_err(|error| Error::new(Code::Internal, "the runtime cannot start").detail(error))?;
     let result = runtime.block_on(run);
     // A conversion that still runs must not hold up the exit.
     runtime.shutdown_background();

@@ -209,6 +209,7 @@ impl Memory {
             Finding::Unchanged { listed } => {
                 self.listed = listed;
                 self.light_checks = self.light_checks.saturating_add(1);
+                self.passed_over = 0;
                 before.cloned()
             }
             Finding::Failed(_) => before.cloned(),

@@ -31,17 +31,15 @@ fn main() -> ExitCode {
             allow_swap: false,
             broker_args: vec![arguments[2].clone(), path(1).join("control.sock").into(), path(1).into()],
         }),
-        Some("hasty") => {
-            // Before anything else, so that the mounter hears of it as early as can be.
-            let mounter = rustix::process::getppid().unwrap();
-            rustix::process::kill_process(mounter, rustix::process::Signal::TERM).unwrap();
+        Some(broker @ ("lend" | "hasty")) => {
+            if broker == "hasty" {
+                // Before anything else, so that the mounter hears of it as early as can be.
+                let mounter = rustix::process::getppid().unwrap();
+                rustix::process::kill_process(mounter, rustix::process::Signal::TERM).unwrap();
+            }
             let control = UnixStream::connect(path(1)).unwrap();
             mounter::release_signals().unwrap();
             lend(control)
-        }
-        Some("lend") => {
-            mounter::release_signals().unwrap();
-            lend(UnixStream::connect(path(1)).unwrap())
         }
         Some("hostile") => {
             let (control, home) = (UnixStream::connect(path(1)).unwrap(), path(2));
