@@ -12,6 +12,7 @@ pub mod document;
 mod error;
 mod http_post;
 mod identity;
+pub mod ledger;
 mod object;
 pub mod observe;
 mod priority;

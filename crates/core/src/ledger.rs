@@ -1,0 +1,431 @@
+//! What is held for pods, accounted in one place before it exists.
+//!
+//! A node plugin works for many pods that do not trust each other. Whatever it holds for a pod (bytes, sockets, places in
+//! a table) is charged to that pod's [`Account`] first. A charge that exceeds the pod's share, or the node's budget, is
+//! refused before anything is allocated, so one pod's demands cost no other pod anything.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+
+use crate::{Code, Error, Result};
+
+/// What a charge is for. Kinds in bytes share one budget; each kind that is counted has limits of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Bytes of fetched values in the cache.
+    Cached,
+    /// Bytes of pinned and older versions that a pod asked for.
+    Pinned,
+    /// Bytes of projections that are being made: rendered templates, converted and decoded values.
+    Rendering,
+    /// Bytes of files on a volume's tmpfs.
+    Staged,
+    /// Bytes of answers that wait to be written to a socket.
+    Answers,
+    /// Bytes of values kept across a restart.
+    Kept,
+    /// Bytes of open audit windows.
+    AuditWindows,
+    /// Published volumes.
+    Volumes,
+    /// Connections to the local API.
+    Connections,
+    /// Calls and watches under way on the local API.
+    Streams,
+    /// Versions beside the current one that are held for a pod.
+    PinnedVersions,
+    /// Distinct vault hosts.
+    Hosts,
+    /// File descriptors.
+    Descriptors,
+    /// Callers and objects whose reads are being counted for the audit log.
+    AuditCallers,
+    /// Kubernetes events that wait to be sent.
+    Events,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: &'static [Self] = &[
+        Self::Cached,
+        Self::Pinned,
+        Self::Rendering,
+        Self::Staged,
+        Self::Answers,
+        Self::Kept,
+        Self::AuditWindows,
+        Self::Volumes,
+        Self::Connections,
+        Self::Streams,
+        Self::PinnedVersions,
+        Self::Hosts,
+        Self::Descriptors,
+        Self::AuditCallers,
+        Self::Events,
+    ];
+
+    /// The word in errors and metric labels.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cached => "cached",
+            Self::Pinned => "pinned",
+            Self::Rendering => "rendering",
+            Self::Staged => "staged",
+            Self::Answers => "answers",
+            Self::Kept => "kept",
+            Self::AuditWindows => "audit_windows",
+            Self::Volumes => "volumes",
+            Self::Connections => "connections",
+            Self::Streams => "streams",
+            Self::PinnedVersions => "pinned_versions",
+            Self::Hosts => "hosts",
+            Self::Descriptors => "descriptors",
+            Self::AuditCallers => "audit_callers",
+            Self::Events => "events",
+        }
+    }
+
+    /// Whether amounts are bytes, which share one budget, or a count.
+    #[must_use]
+    pub fn is_bytes(self) -> bool {
+        (self as usize) < COUNTED_FROM
+    }
+}
+
+const COUNTED_FROM: usize = Kind::Volumes as usize;
+const KINDS: usize = Kind::ALL.len();
+
+/// The most that may be held of something, and the settings that say so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit {
+    /// For one pod.
+    pub pod: usize,
+    /// For all pods of the node together.
+    pub node: usize,
+    /// The setting of the pod's share, as an administrator writes it.
+    pub pod_setting: &'static str,
+    /// The setting of the node's budget.
+    pub node_setting: &'static str,
+}
+
+impl Limit {
+    /// No limit.
+    pub const NONE: Self = Self { pod: usize::MAX, node: usize::MAX, pod_setting: "", node_setting: "" };
+}
+
+/// Every limit of a ledger.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// For all kinds in bytes together.
+    pub bytes: Limit,
+    counts: [Limit; KINDS - COUNTED_FROM],
+}
+
+impl Default for Limits {
+    /// No limits.
+    fn default() -> Self {
+        Self { bytes: Limit::NONE, counts: [Limit::NONE; KINDS - COUNTED_FROM] }
+    }
+}
+
+impl Limits {
+    /// Sets the limit of a counted kind. A kind in bytes has no limit of its own and is left alone.
+    #[must_use]
+    pub fn with(mut self, kind: Kind, limit: Limit) -> Self {
+        if let Some(slot) = (kind as usize).checked_sub(COUNTED_FROM).and_then(|at| self.counts.get_mut(at)) {
+            *slot = limit;
+        }
+        self
+    }
+
+    /// The limit that charges of `kind` are held to.
+    #[must_use]
+    pub fn of(&self, kind: Kind) -> Limit {
+        let counted = (kind as usize).checked_sub(COUNTED_FROM).and_then(|at| self.counts.get(at));
+        counted.copied().unwrap_or(self.bytes)
+    }
+}
+
+/// The amounts held, by kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Held([usize; KINDS]);
+
+impl Held {
+    /// What is held of `kind`.
+    #[must_use]
+    pub fn of(&self, kind: Kind) -> usize {
+        self.0.get(kind as usize).copied().unwrap_or(0)
+    }
+
+    /// What counts against the limit of `kind`: of bytes the sum.
+    fn against(&self, kind: Kind) -> usize {
+        if kind.is_bytes() { self.bytes() } else { self.of(kind) }
+    }
+
+    /// All bytes together.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.0.iter().take(COUNTED_FROM).fold(0, |sum, amount| sum.saturating_add(*amount))
+    }
+
+    fn change(&mut self, kind: Kind, less: usize, more: usize) {
+        if let Some(amount) = self.0.get_mut(kind as usize) {
+            *amount = amount.saturating_sub(less).saturating_add(more);
+        }
+    }
+}
+
+/// The books of a node.
+pub struct Ledger {
+    limits: Limits,
+    books: Mutex<Books>,
+}
+
+#[derive(Default)]
+struct Books {
+    node: Held,
+    accounts: HashMap<String, Weak<Inner>>,
+}
+
+/// What one pod holds. Clones are the same account.
+#[derive(Clone)]
+pub struct Account(Arc<Inner>);
+
+struct Inner {
+    ledger: Arc<Ledger>,
+    pod: String,
+    /// Changed only while the ledger's books are locked, so that a pod's sum and the node's agree.
+    held: Mutex<Held>,
+}
+
+/// An amount that is charged until this is dropped.
+pub struct Charge {
+    account: Account,
+    kind: Kind,
+    amount: usize,
+}
+
+impl Ledger {
+    /// Books with nothing in them.
+    #[must_use]
+    pub fn new(limits: Limits) -> Arc<Self> {
+        Arc::new(Self { limits, books: Mutex::default() })
+    }
+
+    /// The account of a pod, by its UID. It exists while somebody holds it or a charge of it.
+    #[must_use]
+    pub fn account(self: &Arc<Self>, pod: &str) -> Account {
+        let mut books = self.books.lock();
+        if let Some(known) = books.accounts.get(pod).and_then(Weak::upgrade) {
+            return Account(known);
+        }
+        let inner = Arc::new(Inner { ledger: Arc::clone(self), pod: pod.to_owned(), held: Mutex::default() });
+        books.accounts.insert(pod.to_owned(), Arc::downgrade(&inner));
+        Account(inner)
+    }
+
+    /// What all pods hold together.
+    #[must_use]
+    pub fn held(&self) -> Held {
+        self.books.lock().node
+    }
+
+    /// The limits that it was made with.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+}
+
+impl Account {
+    /// An account without limits, for a process that serves one pod only.
+    #[must_use]
+    pub fn unlimited() -> Self {
+        Ledger::new(Limits::default()).account("")
+    }
+
+    /// Charges `amount` before it is allocated.
+    ///
+    /// # Errors
+    /// `KW_NO_SPACE` for bytes and `KW_LIMIT_EXCEEDED` for counts, when the pod's share or the node's budget would be
+    /// exceeded. Nothing is charged then.
+    pub fn charge(&self, kind: Kind, amount: usize) -> Result<Charge> {
+        self.change(kind, 0, amount)?;
+        Ok(Charge { account: self.clone(), kind, amount })
+    }
+
+    /// What the pod holds.
+    #[must_use]
+    pub fn held(&self) -> Held {
+        *self.0.held.lock()
+    }
+
+    /// The ledger that the account belongs to.
+    #[must_use]
+    pub fn ledger(&self) -> &Arc<Ledger> {
+        &self.0.ledger
+    }
+
+    fn change(&self, kind: Kind, less: usize, more: usize) -> Result<()> {
+        let ledger = &self.0.ledger;
+        let limit = ledger.limits.of(kind);
+        let mut books = ledger.books.lock();
+        let mut held = self.0.held.lock();
+        // Giving back is never refused, also where a limit was lowered meanwhile.
+        if more > less {
+            let grows = more - less;
+            let exceeds = |held: &Held, most: usize| held.against(kind).saturating_add(grows) > most;
+            if exceeds(&held, limit.pod) {
+                return Err(refusal(kind, more, "this pod", limit.pod, limit.pod_setting));
+            }
+            if exceeds(&books.node, limit.node) {
+                return Err(refusal(kind, more, "all pods of this node", limit.node, limit.node_setting));
+            }
+        }
+        held.change(kind, less, more);
+        books.node.change(kind, less, more);
+        Ok(())
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let mut books = self.ledger.books.lock();
+        // An account that was opened again meanwhile is another one.
+        if books.accounts.get(&self.pod).is_some_and(|known| known.strong_count() == 0) {
+            books.accounts.remove(&self.pod);
+        }
+    }
+}
+
+impl Charge {
+    /// What is charged.
+    #[must_use]
+    pub fn amount(&self) -> usize {
+        self.amount
+    }
+
+    /// Charges `amount` instead. A smaller amount is never refused.
+    ///
+    /// # Errors
+    /// As [`Account::charge`]; the old amount stays charged then.
+    pub fn resize(&mut self, amount: usize) -> Result<()> {
+        self.account.change(self.kind, self.amount, amount)?;
+        self.amount = amount;
+        Ok(())
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        // Giving back is never refused.
+        let _ = self.account.change(self.kind, self.amount, 0);
+    }
+}
+
+fn refusal(kind: Kind, amount: usize, whose: &str, most: usize, setting: &str) -> Error {
+    let (code, unit) = match kind.is_bytes() {
+        true => (Code::NoSpace, " bytes"),
+        false => (Code::LimitExceeded, ""),
+    };
+    let what = kind.as_str().replace('_', " ");
+    Error::new(
+        code,
+        format!("{amount}{unit} more ({what}) would exceed the limit of {whose}: {most}{unit} (`{setting}`)"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn limits() -> Limits {
+        let share = |pod, node| Limit { pod, node, pod_setting: "limits.pod", node_setting: "limits.node" };
+        Limits { bytes: share(100, 150), ..Limits::default() }.with(Kind::Volumes, share(2, 3))
+    }
+
+    #[test]
+    fn a_pod_gets_its_share_and_not_one_byte_more() {
+        let account = Ledger::new(limits()).account("a");
+        let cached = account.charge(Kind::Cached, 60).unwrap();
+        let _staged = account.charge(Kind::Staged, 40).unwrap();
+        let error = account.charge(Kind::Rendering, 1).err().unwrap();
+        assert_eq!(error.code(), Code::NoSpace);
+        assert!(error.message().contains("this pod") && error.message().contains("limits.pod"), "{error}");
+        drop(cached);
+        assert!(account.charge(Kind::Rendering, 60).is_ok());
+    }
+
+    #[test]
+    fn the_nodes_budget_holds_for_all_pods_together_and_names_its_own_setting() {
+        let ledger = Ledger::new(limits());
+        let (a, b) = (ledger.account("a"), ledger.account("b"));
+        let _a = a.charge(Kind::Cached, 100).unwrap();
+        let _b = b.charge(Kind::Cached, 50).unwrap();
+        let error = b.charge(Kind::Cached, 1).err().unwrap();
+        assert!(error.message().contains("limits.node"), "{error}");
+        assert_eq!(ledger.held().bytes(), 150);
+    }
+
+    #[test]
+    fn counts_are_limited_each_for_itself() {
+        let ledger = Ledger::new(limits());
+        let account = ledger.account("a");
+        let held = [account.charge(Kind::Volumes, 1).unwrap(), account.charge(Kind::Volumes, 1).unwrap()];
+        assert_eq!(account.charge(Kind::Volumes, 1).err().unwrap().code(), Code::LimitExceeded);
+        assert!(account.charge(Kind::Streams, 1_000).is_ok());
+        drop(held);
+        assert_eq!(ledger.held(), Held::default());
+    }
+
+    #[test]
+    fn the_same_pod_is_the_same_account_and_an_account_without_charges_is_forgotten() {
+        let ledger = Ledger::new(limits());
+        let charge = ledger.account("a").charge(Kind::Cached, 100).unwrap();
+        assert!(ledger.account("a").charge(Kind::Cached, 1).is_err());
+        drop(charge);
+        assert!(ledger.books.lock().accounts.is_empty());
+    }
+
+    #[test]
+    fn a_charge_that_cannot_grow_stays_what_it_was() {
+        let account = Ledger::new(limits()).account("a");
+        let mut charge = account.charge(Kind::Rendering, 90).unwrap();
+        assert!(charge.resize(101).is_err());
+        assert_eq!((charge.amount(), account.held().bytes()), (90, 90));
+        charge.resize(10).unwrap();
+        assert_eq!(account.held().bytes(), 10);
+    }
+
+    proptest! {
+        #[test]
+        fn the_nodes_sum_is_the_sum_of_the_pods_and_no_limit_is_ever_exceeded(
+            steps in proptest::collection::vec((0..3usize, 0..KINDS, 0..80usize, any::<bool>()), 1..200)
+        ) {
+            let ledger = Ledger::new(limits());
+            let accounts: Vec<_> = ["a", "b", "c"].iter().map(|pod| ledger.account(pod)).collect();
+            let mut charges: Vec<Charge> = Vec::new();
+            for (pod, kind, amount, give_back) in steps {
+                if give_back && !charges.is_empty() {
+                    charges.swap_remove(amount % charges.len());
+                } else if let Ok(charge) = accounts[pod].charge(Kind::ALL[kind], amount) {
+                    charges.push(charge);
+                }
+                let node = ledger.held();
+                prop_assert!(node.bytes() <= 150 && node.of(Kind::Volumes) <= 3);
+                for kind in Kind::ALL {
+                    let pods: usize = accounts.iter().map(|account| account.held().of(*kind)).sum();
+                    prop_assert_eq!(pods, node.of(*kind));
+                    let charged = charges.iter().filter(|charge| charge.kind == *kind);
+                    prop_assert_eq!(charged.map(|charge| charge.amount).sum::<usize>(), node.of(*kind));
+                }
+                prop_assert!(accounts.iter().all(|account| account.held().bytes() <= 100));
+            }
+        }
+    }
+}
