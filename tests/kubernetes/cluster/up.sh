@@ -123,7 +123,9 @@ certificates() {
 network() {
 	# The node's address sits on the pods' bridge, so that nothing depends on
 	# what interfaces the machine has. kubelet refuses a loopback address.
-	ip link show "$bridge" >/dev/null 2>&1 || ip link add "$bridge" type bridge
+	# The address is fixed. Otherwise the bridge takes the lowest address of its ports, which changes as pods come and
+	# go, and running pods send to a gateway address that no longer exists until their neighbour entry expires.
+	ip link show "$bridge" >/dev/null 2>&1 || ip link add "$bridge" address 02:00:0a:f4:00:01 type bridge
 	ip addr replace "$node_ip/24" dev "$bridge"
 	ip link set "$bridge" up
 	sysctl -qw net.ipv4.ip_forward=1
