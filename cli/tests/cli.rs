@@ -47,6 +47,7 @@ impl Rig {
                     observer: Arc::new(Silent),
                     clock: Arc::new(SystemClock),
                     ready: ready.subscribe(),
+                    account: keyward_core::ledger::Account::unlimited(),
                 };
                 let server = Server::bind(settings, parts).unwrap();
                 bound.send(()).unwrap();

@@ -8,6 +8,7 @@ use std::time::Duration;
 use keyward_broker::{Broker, BrokerSettings};
 use keyward_core::audit::AuditSink;
 use keyward_core::config::node::{CsiDriverFacts, NodeConfig};
+use keyward_core::ledger::Ledger;
 use keyward_core::observe::Observer;
 use keyward_core::{Clock, Code, Error, Result, SystemClock};
 use keyward_egress::{Egress, EgressSettings, Files};
@@ -24,6 +25,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::Setup;
+use crate::descriptors;
 use crate::facts::Facts;
 use crate::identities::{self, Identities};
 use crate::mounts::{Mounts, Socket};
@@ -116,6 +118,7 @@ pub(crate) async fn run(setup: Setup, mounts: Mounts) -> Result<()> {
         observer,
         clock,
         health: health.clone(),
+        ledger: Ledger::new(config.limits.ledger(descriptors::raise())),
     });
     register_node(&metrics, &node);
     if let Some(address) = config.admin {

@@ -13,6 +13,7 @@ mod app;
 mod args;
 pub mod confine;
 mod csi;
+mod descriptors;
 mod facts;
 #[doc(hidden)]
 pub mod fuzzing;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use keyward_broker::Broker;
 use keyward_core::audit::AuditSink;
 use keyward_core::config::node::NodeConfig;
+use keyward_core::ledger::{Account, Ledger};
 use keyward_core::observe::Observer;
 use keyward_core::{Clock, Code, Error, Result};
 use keyward_kubernetes::Cluster;
@@ -57,6 +58,8 @@ pub(crate) struct Parts {
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) health: Health,
+    /// What is held for pods; see [`Node::account`].
+    pub(crate) ledger: Arc<Ledger>,
 }
 
 /// Total and used, of bytes and of inodes.
@@ -98,6 +101,11 @@ impl Node {
                 "another call for this volume is under way; it will be answered, try again",
             )
         })
+    }
+
+    /// What is held for `pod` is charged here first.
+    pub(crate) fn account(&self, pod: &Pod) -> Account {
+        self.ledger.account(&pod.uid)
     }
 
     pub(crate) fn volume(&self, volume_id: &str) -> Option<Arc<Volume>> {

@@ -264,6 +264,7 @@ impl Node {
             observer: Arc::clone(&self.observer),
             clock: Arc::clone(&self.clock),
             actor: pod.actor(),
+            account: self.account(pod),
         }
     }
 
@@ -277,7 +278,7 @@ impl Node {
             Ok(plan) => Ok(Resolved { basis, plan }),
             // Only then is the service account's annotation needed, and asked for.
             Err(error) if error.code() == Code::IdentityMissing && self.cluster.is_some() => {
-                basis.account = Some(self.account(&wanted.pod).await?);
+                basis.account = Some(self.service_account(&wanted.pod).await?);
                 let plan = Plan::make(&basis, &wanted.pod, config)?;
                 Ok(Resolved { basis, plan })
             }
@@ -297,7 +298,7 @@ impl Node {
         })
     }
 
-    async fn account(&self, pod: &Pod) -> Result<Account> {
+    async fn service_account(&self, pod: &Pod) -> Result<Account> {
         let Some(cluster) = &self.cluster else { return Ok(Account::default()) };
         let found = cluster.service_account(&pod.namespace, &pod.service_account).await?.unwrap_or_default();
         Ok(Account { client_id: found.client_id, tenant_id: found.tenant_id })

@@ -61,6 +61,7 @@ impl Serving {
             observer: Arc::clone(&node.observer),
             clock: Arc::clone(&node.clock),
             ready: is_ready,
+            account: node.account(pod),
         };
         let mut server = Server::bind(settings, parts)?;
         if grpc.host_pid {

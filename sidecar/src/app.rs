@@ -10,6 +10,7 @@ use std::time::Duration;
 use keyward_broker::{Broker, BrokerSettings};
 use keyward_core::audit::AuditSink;
 use keyward_core::config::Config;
+use keyward_core::ledger::Account;
 use keyward_core::observe::Observer;
 use keyward_core::{Clock, Code, Error, Result, SystemClock};
 use keyward_delivery::notify::Notifier;
@@ -101,7 +102,8 @@ pub(crate) async fn run(setup: Setup, end: End) -> Result<()> {
         Arc::clone(&observer),
         Arc::clone(&clock),
     );
-    let parts = Parts { broker: Arc::clone(&broker), audit, observer, clock, actor: ACTOR };
+    let account = Account::unlimited();
+    let parts = Parts { broker: Arc::clone(&broker), audit, observer, clock, actor: ACTOR, account };
     let (ready, is_ready) = watch::channel(false);
     let engine = Engine::new(parts, &setup.config, Arc::clone(&upstream.identity), outputs, kept, notifier);
     let mut serving = None;

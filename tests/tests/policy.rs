@@ -231,7 +231,12 @@ fn the_chart_grants_each_program_the_rights_that_the_code_names_and_configures_i
             .collect::<Vec<_>>()
             .join("\n")
     };
-    keyward_core::config::node::parse(config("keyward-csi-driver").as_bytes()).expect("it is valid");
+    let node =
+        keyward_core::config::node::parse(config("keyward-csi-driver").as_bytes()).expect("it is valid");
+    // The payload arrives as the node's budget, and the container's limit leaves room for the program beside it.
+    assert_eq!(node.limits.bytes_per_node, 2 * (512 << 20));
+    let memory = node.limits.bytes_per_node / (1 << 20) + 128;
+    assert!(documents("DaemonSet", "keyward-csi-driver")[0].contains(&format!("memory: {memory}Mi")));
     keyward_core::config::injector::parse(config("keyward-injector").as_bytes()).expect("it is valid");
 }
 

@@ -29,6 +29,7 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- if .Values.extraRoots }}{{ $_ := set $config "tls" (dict "extraRootsFile" "/etc/keyward/ca.pem") }}{{ end -}}
 {{- if .Values.driver.hostPID }}{{ $_ := set $config "grpc" (dict "hostPid" true) }}{{ end -}}
 {{- with .Values.driver.startupTaint }}{{ if .enabled }}{{ $_ := set $config "startupTaint" (dict "key" .key) }}{{ end }}{{ end -}}
+{{- $_ := set $config "limits" (dict "bytesPerNode" (mul 2097152 (int64 .Values.driver.payloadMiB))) -}}
 {{- toYaml (mergeOverwrite $config (deepCopy .Values.driver.config)) -}}
 {{- end -}}
 

@@ -132,6 +132,12 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// Sets the limit of all kinds in bytes together.
+    #[must_use]
+    pub fn with_bytes(self, limit: Limit) -> Self {
+        Self { bytes: limit, ..self }
+    }
+
     /// Sets the limit of a counted kind. A kind in bytes has no limit of its own and is left alone.
     #[must_use]
     pub fn with(mut self, kind: Kind, limit: Limit) -> Self {

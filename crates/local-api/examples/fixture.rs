@@ -31,6 +31,7 @@ async fn main() -> keyward_core::Result<()> {
         observer: Arc::new(Silent),
         clock: Arc::new(SystemClock),
         ready: ready.subscribe(),
+        account: keyward_core::ledger::Account::unlimited(),
     };
     let server = Server::bind(ApiSettings::new(socket), parts)?;
     let mut stop = signal(SignalKind::terminate())

@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyward_core::audit::{Action, Actor, AuditEvent, AuditSink};
+use keyward_core::ledger::Account;
 use keyward_core::observe::Observer;
 use keyward_core::{Clock, Code, Error, Result, SecretView};
 use tokio::net::{UnixListener, UnixStream};
@@ -34,6 +35,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// Whether `grpc.health.v1` says SERVING.
     pub ready: watch::Receiver<bool>,
+    /// What connections, calls and answers are charged to.
+    pub account: Account,
 }
 
 /// A bound socket that nobody is answering on yet.

@@ -36,6 +36,7 @@ async fn an_idle_server_costs_little_and_ends_at_once_though_a_client_is_connect
             observer: kept.clone(),
             clock: Arc::new(SystemClock),
             ready: ready.subscribe(),
+            account: keyward_core::ledger::Account::unlimited(),
         };
         let stopped = stop.clone().cancelled_owned();
         tasks.push(tokio::spawn(Server::bind(settings, parts).unwrap().serve(stopped)));

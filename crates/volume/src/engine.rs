@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use keyward_broker::{Broker, Watch, WatchItem};
 use keyward_core::audit::{Actor, AuditSink};
+use keyward_core::ledger::Account;
 use keyward_core::observe::{Event, Observer};
 use keyward_core::spec::{Decode, Format, Notify, ObjectSource, ObjectSpec, Source};
 use keyward_core::{
@@ -50,6 +51,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// Who deliveries are recorded for.
     pub actor: Actor,
+    /// What is held for it is charged here.
+    pub account: Account,
 }
 
 /// What is to be kept current, and as whom.

@@ -60,6 +60,7 @@ async fn a_further_volume_of_objects_held_already_costs_little() {
             observer: Arc::clone(&observer),
             clock: Arc::clone(&clock),
             actor,
+            account: keyward_core::ledger::Account::unlimited(),
         };
         let mut engine = Engine::new(parts, declared, None);
         engine.ready().await;

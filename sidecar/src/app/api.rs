@@ -33,6 +33,7 @@ pub(crate) fn start(
             observer: Arc::clone(&engine.parts().observer),
             clock: Arc::clone(&engine.parts().clock),
             ready,
+            account: engine.parts().account.clone(),
         },
     )?;
     Ok(tokio::spawn(async move { server.serve(stop.cancelled()).await }))

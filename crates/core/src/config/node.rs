@@ -1,12 +1,13 @@
 //! The node plugin's configuration: what the administrator of a cluster says once for all pods.
 
+mod limits;
 mod read;
 mod settings;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
+pub use limits::Limits;
 pub use read::{parse, parse_with};
 pub use settings::{SETTINGS, reference};
 
@@ -167,23 +168,6 @@ pub struct Registration {
     pub enabled: bool,
     /// The CSI socket as kubelet on the host sees it; `None` follows the command line.
     pub endpoint: Option<PathBuf>,
-}
-
-/// What volumes may use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Volumes at a time.
-    pub volumes: usize,
-    /// Objects in one volume.
-    pub objects_per_volume: usize,
-    /// Payload of one volume.
-    pub bytes_per_volume: u64,
-    /// How long one publish may take; kubelet gives up after two minutes.
-    pub publish_deadline: Duration,
-    /// How long the conversions of one volume may take.
-    pub conversion_deadline: Duration,
-    /// Values in the cache; `None` has no limit but what is watched.
-    pub cache_bytes: Option<u64>,
 }
 
 /// Where the facts of the CSIDriver object come from.

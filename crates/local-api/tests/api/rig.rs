@@ -53,6 +53,7 @@ impl Rig {
             observer: kept.clone(),
             clock: Arc::new(SystemClock),
             ready: ready.subscribe(),
+            account: keyward_core::ledger::Account::unlimited(),
         };
         let mut server = Server::bind(settings, parts).unwrap();
         if let Some(check) = check {

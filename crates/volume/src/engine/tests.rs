@@ -32,7 +32,13 @@ impl World {
         broker.attach(Arc::clone(&identity), Arc::clone(&vault) as Arc<dyn Provider>);
         let rotation = tokio::spawn(Arc::clone(&broker).run());
         let actor = Actor::Pod { namespace: "shop".into(), name: "web-0".into(), uid: "u-1".into() };
-        Self { vault, recorder, parts: Parts { broker, audit, observer, clock, actor }, identity, rotation }
+        Self {
+            vault,
+            recorder,
+            parts: Parts { broker, audit, observer, clock, actor, account: Account::unlimited() },
+            identity,
+            rotation,
+        }
     }
 
     /// `names` in the vault, as the object grammar has them; each may be followed by further settings.

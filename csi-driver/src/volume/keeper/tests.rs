@@ -195,6 +195,7 @@ fn node(
         observer: Arc::new(Silent),
         clock,
         health: Health::new(&[]),
+        ledger: keyward_core::ledger::Ledger::new(config.limits.ledger(usize::MAX)),
     });
     (node, broker)
 }

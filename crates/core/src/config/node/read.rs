@@ -1,11 +1,10 @@
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use serde_json::Value;
 
 use super::{
-    CsiDriverFacts, IdentityBinding, Limits, NodeConfig, NodeGrpc, NodeIdentity, Registration, Selector,
-    TrustAnchor, built_in,
+    CsiDriverFacts, IdentityBinding, NodeConfig, NodeGrpc, NodeIdentity, Registration, Selector, TrustAnchor,
+    built_in, limits,
 };
 use crate::cloud::Cloud;
 use crate::config::read::local::{audit, log, rotation, traces, uids};
@@ -23,9 +22,20 @@ const NUMBERS: &[&str] = &[
     "traces.sample",
     "grpc.ratePerCaller",
     "limits.volumes",
+    "limits.volumesPerPod",
     "limits.objectsPerVolume",
     "limits.bytesPerVolume",
+    "limits.bytesPerPod",
+    "limits.bytesPerNode",
     "limits.cacheBytes",
+    "limits.connections",
+    "limits.connectionsPerPod",
+    "limits.streams",
+    "limits.streamsPerPod",
+    "limits.pinnedVersions",
+    "limits.pinnedVersionsPerPod",
+    "limits.hostsPerPod",
+    "limits.descriptorsPerPod",
 ];
 
 /// Parses a configuration document; an empty one is valid.
@@ -78,7 +88,7 @@ fn read(mut fields: Fields<'_>, mistakes: &Mistakes) -> Option<NodeConfig> {
         .unwrap_or_default();
     let registration = registration(fields.section("registration"));
     let startup_taint = fields.section("startupTaint").and_then(startup_taint);
-    let limits = limits(fields.section("limits"));
+    let limits = limits::read(fields.section("limits"));
     let csi_driver = csi_driver(fields.section("csiDriver"));
     fields.finish();
     Some(NodeConfig {
@@ -273,36 +283,6 @@ fn startup_taint(mut fields: Fields<'_>) -> Option<String> {
     });
     fields.finish();
     key
-}
-
-fn limits(fields: Option<Fields<'_>>) -> Limits {
-    let mut limits = Limits {
-        volumes: 512,
-        objects_per_volume: 1000,
-        bytes_per_volume: 64 << 20,
-        publish_deadline: Duration::from_secs(100),
-        conversion_deadline: Duration::from_secs(20),
-        cache_bytes: None,
-    };
-    let Some(mut fields) = fields else { return limits };
-    let seconds = Duration::from_secs;
-    let size = |number: Option<u64>| number.and_then(|number| usize::try_from(number).ok());
-    limits.volumes = size(fields.number("volumes", 1..=10_000)).unwrap_or(limits.volumes);
-    limits.objects_per_volume =
-        size(fields.number("objectsPerVolume", 1..=1000)).unwrap_or(limits.objects_per_volume);
-    limits.bytes_per_volume =
-        fields.number("bytesPerVolume", 4096..=1 << 34).unwrap_or(limits.bytes_per_volume);
-    limits.publish_deadline =
-        fields.duration("publishDeadline", seconds(1)..=seconds(115)).unwrap_or(limits.publish_deadline);
-    limits.conversion_deadline = fields
-        .duration("conversionDeadline", seconds(1)..=seconds(115))
-        .unwrap_or(limits.conversion_deadline);
-    limits.cache_bytes = fields.number("cacheBytes", 1 << 20..=1 << 36);
-    if limits.conversion_deadline > limits.publish_deadline {
-        fields.mistake("conversionDeadline", "must not be longer than limits.publishDeadline");
-    }
-    fields.finish();
-    limits
 }
 
 fn csi_driver(fields: Option<Fields<'_>>) -> CsiDriverFacts {

@@ -40,8 +40,19 @@ settings! {
     "startupTaint.key", "no taint is touched", "keyward.dev/driver-not-ready",
         "Key of the taint that the driver takes from its node once kubelet lists it there and a volume has been made and read back. Looked for again every minute.";
     "limits.volumes", "512", "110", "Volumes at a time on one node.";
+    "limits.volumesPerPod", "32", "8", "Volumes at a time of one pod.";
     "limits.objectsPerVolume", "1000", "100", "Objects in one volume.";
-    "limits.bytesPerVolume", "67108864", "1048576", "Bytes of all files of one volume.";
+    "limits.bytesPerVolume", "33554432", "1048576", "Bytes of all files of one volume.";
+    "limits.bytesPerPod", "a third of limits.bytesPerNode", "67108864", "Bytes held for one pod: its values in memory, its files twice (they are replaced as a whole), answers that it does not read, what is kept for a restart.";
+    "limits.bytesPerNode", "402653184", "536870912", "Bytes held for all pods of the node together. The chart sets twice driver.payloadMiB.";
+    "limits.connections", "4096", "1024", "Connections to the local API, of all pods together.";
+    "limits.connectionsPerPod", "256", "64", "Connections of one pod to the local API.";
+    "limits.streams", "16384", "4096", "Calls and watches under way on the local API, of all pods together.";
+    "limits.streamsPerPod", "1024", "256", "Calls and watches under way of one pod.";
+    "limits.pinnedVersions", "4096", "1024", "Versions beside the current one that pods asked for through the local API.";
+    "limits.pinnedVersionsPerPod", "256", "64", "Such versions of one pod.";
+    "limits.hostsPerPod", "16", "4", "Distinct vault hosts of one pod.";
+    "limits.descriptorsPerPod", "512", "128", "File descriptors held for one pod.";
     "limits.publishDeadline", "100s", "60s", "How long one publish may take; kubelet gives up after two minutes.";
     "limits.conversionDeadline", "20s", "5s", "How long the conversions of one volume may take.";
     "limits.cacheBytes", "what is watched", "67108864", "Bytes of values that are kept, those of mounted volumes apart.";

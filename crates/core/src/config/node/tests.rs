@@ -122,6 +122,40 @@ fn one_listing_of_an_account_and_an_identity_is_enough() {
     assert_eq!(parse(text.as_bytes()).unwrap_err().message(), "nodeIdentity[1]: is listed twice");
 }
 
+#[test]
+fn a_pods_share_follows_the_nodes_budget_and_never_exceeds_it() {
+    let limits = |text: &str| parse(text.as_bytes()).map(|config| config.limits);
+    let small = limits("limits: {bytesPerNode: 3145728}").unwrap();
+    assert_eq!((small.bytes_per_node, small.bytes_per_pod), (3 << 20, 1 << 20));
+    let error = limits("limits: {bytesPerNode: 1048576, bytesPerPod: 1048577}").unwrap_err();
+    assert_eq!(error.message(), "limits.bytesPerPod: must not be larger than limits.bytesPerNode");
+    // What the chart renders for its default payload is the default.
+    assert_eq!(limits("limits: {bytesPerNode: 402653184}").unwrap(), Limits::default());
+    assert!(Limits::default().bytes_per_pod * 2 < Limits::default().bytes_per_node, "no pod can take it all");
+}
+
+#[test]
+fn the_ledger_holds_pods_to_what_is_configured() {
+    use crate::ledger::{Kind, Ledger};
+
+    let config = parse(b"limits: {bytesPerPod: 65536, volumesPerPod: 1, hostsPerPod: 2}").unwrap();
+    let account = Ledger::new(config.limits.ledger(10)).account("pod");
+    let _bytes = account.charge(Kind::Cached, 65_536).unwrap();
+    let _volume = account.charge(Kind::Volumes, 1).unwrap();
+    for (kind, amount, setting) in [
+        (Kind::Staged, 1, "limits.bytesPerPod"),
+        (Kind::Volumes, 1, "limits.volumesPerPod"),
+        (Kind::Connections, 257, "limits.connectionsPerPod"),
+        (Kind::Streams, 1025, "limits.streamsPerPod"),
+        (Kind::PinnedVersions, 257, "limits.pinnedVersionsPerPod"),
+        (Kind::Hosts, 3, "limits.hostsPerPod"),
+        (Kind::Descriptors, 11, "RLIMIT_NOFILE"),
+    ] {
+        let error = account.charge(kind, amount).err().unwrap();
+        assert!(error.message().contains(setting), "{setting} in {error}");
+    }
+}
+
 proptest! {
     #[test]
     fn any_document_is_parsed_or_refused(text in "\\PC{0,300}") {
