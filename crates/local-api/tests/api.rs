@@ -7,5 +7,7 @@ mod limits;
 mod methods;
 #[path = "api/rig.rs"]
 mod rig;
+#[path = "api/unread.rs"]
+mod unread;
 #[path = "api/watching.rs"]
 mod watching;
