@@ -118,6 +118,7 @@ pub(crate) async fn run(setup: Setup, mounts: Mounts) -> Result<()> {
         observer,
         clock,
         health: health.clone(),
+        crowd: keyward_local_api::Crowd::new(),
         ledger: Ledger::new(config.limits.ledger(descriptors::raise())),
     });
     register_node(&metrics, &node);
