@@ -203,6 +203,7 @@ async fn supervise(
             () = facts.changed() => {}
             _ = tick.tick() => {
                 keyward_memory::hand_back_code();
+                keyward_memory::hand_back_heap();
                 // Alive is who reaches the mounter, not who merely runs.
                 match node.is_alive().await {
                     Ok(()) => heartbeat.beat(3 * CONFIRM),

@@ -209,7 +209,8 @@ impl Books {
         let idle = self.seated.iter().filter(|(_, seated)| {
             uid.is_none_or(|uid| seated.uid == uid) && seated.seat.calls.load(Ordering::Relaxed) == 0
         });
-        let longest = idle.min_by_key(|(number, seated)| (seated.seat.last.load(Ordering::Relaxed), **number));
+        let longest =
+            idle.min_by_key(|(number, seated)| (seated.seat.last.load(Ordering::Relaxed), **number));
         let longest = longest.map(|(number, _)| *number);
         longest.is_some_and(|longest| self.end(longest))
     }

@@ -192,7 +192,8 @@ impl Connection {
     pub(crate) fn owe(self: &Arc<Self>, amount: usize) -> Result<Owed, Error> {
         let most = self.shared.settings.max_unread_per_connection;
         let unread = self.unread.fetch_add(amount, Ordering::Relaxed).saturating_add(amount);
-        let granted = if unread <= most { self.shared.answers.reserve(amount) } else { Err(unread_error(most)) };
+        let granted =
+            if unread <= most { self.shared.answers.reserve(amount) } else { Err(unread_error(most)) };
         if let Err(error) = granted {
             self.unread.fetch_sub(amount, Ordering::Relaxed);
             return Err(error);

@@ -49,7 +49,9 @@ pub(crate) fn secret_length(served: &Served, value: usize) -> usize {
     let texts: usize = texts(served).iter().map(|(field, text)| delimited(*field, text.len())).sum();
     let times: usize = times(served)
         .iter()
-        .filter_map(|(field, time)| time.as_ref().map(|time| prost::encoding::message::encoded_len(*field, time)))
+        .filter_map(|(field, time)| {
+            time.as_ref().map(|time| prost::encoding::message::encoded_len(*field, time))
+        })
         .sum();
     let stale = if served.state == State::Stale { key_len(field::STALE) + 1 } else { 0 };
     let sequence = match served.sequence {

@@ -107,21 +107,27 @@ impl Pool {
     /// Gives back what [`Self::reserve`] granted.
     pub(crate) fn give_back(&self, amount: usize) {
         let used = self.used.fetch_sub(amount, Ordering::SeqCst).saturating_sub(amount);
-        let open = self.open.load(Ordering::SeqCst);
+        let granted = self.granted.load(Ordering::SeqCst);
         // One spare block, so that calls at the edge of a block do not charge and give back in turn.
-        let keep = if open { used.saturating_add(self.block.saturating_mul(2)) } else { used };
-        if self.granted.load(Ordering::SeqCst) > keep {
+        let spare = if self.in_blocks(granted) { self.block.saturating_mul(2) } else { 0 };
+        if granted > used.saturating_add(spare) {
             self.shrink();
         }
     }
 
+    /// Whether spare blocks may stay charged: while a connection is open, unless the account had less than a block left.
+    fn in_blocks(&self, granted: usize) -> bool {
+        self.open.load(Ordering::SeqCst) && granted.is_multiple_of(self.block)
+    }
+
     fn shrink(&self) {
         let mut charge = self.charge.lock();
-        let blocks = |used: usize| used.div_ceil(self.block).saturating_mul(self.block).min(self.most);
         let used = self.used.load(Ordering::SeqCst);
-        let mut wanted =
-            if self.open.load(Ordering::SeqCst) { blocks(used.max(1)) } else { used }.max(used);
         let granted = self.granted.load(Ordering::SeqCst);
+        let mut wanted = match self.in_blocks(granted) {
+            true => used.max(1).div_ceil(self.block).saturating_mul(self.block),
+            false => used,
+        };
         if wanted >= granted {
             return;
         }
@@ -145,7 +151,8 @@ impl Pool {
             );
             Error::new(Code::NoSpace, message)
         } else {
-            let message = format!("more than {most} calls are under way on this socket; wait for some to end");
+            let message =
+                format!("more than {most} calls are under way on this socket; wait for some to end");
             Error::new(Code::LimitExceeded, message)
         }
     }
@@ -165,7 +172,7 @@ mod tests {
 
     fn account(most: usize) -> Account {
         let limit = Limit { pod: most, node: most, pod_setting: "limits.pod", node_setting: "limits.node" };
-        Ledger::new(Limits { bytes: limit, ..Limits::default() }).account("a")
+        Ledger::new(Limits::default().with_bytes(limit)).account("a")
     }
 
     #[test]

@@ -31,8 +31,10 @@ const FAILURES: u32 = 2;
 pub(crate) async fn get(connection: &Arc<Connection>, request: Request) -> Result<Response<Body>, Status> {
     let trace = context(&request);
     let request: GetSecretRequest =
-        wire::receive(request.into_body(), connection.shared.settings.max_message, |size| connection.owe(size))
-            .await?;
+        wire::receive(request.into_body(), connection.shared.settings.max_message, |size| {
+            connection.owe(size)
+        })
+        .await?;
     connection.spend(1)?;
     let mut served = connection.shared.view.get(&request.name);
     if served.as_deref().is_some_and(untried) {

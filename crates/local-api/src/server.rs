@@ -27,7 +27,7 @@ use crate::{ApiSettings, Pod};
 const MAX_REFUSED: usize = 8;
 
 /// Calls, and bytes of answers, that are charged to the account at a time.
-const CALLS: usize = 32;
+const CALLS: usize = 8;
 const BYTES: usize = 64 << 10;
 
 /// What the server answers from and reports to.

@@ -190,7 +190,8 @@ impl Watch {
             }
             let event = Some(watch_secrets_response::Event::Removed(Removal { name }));
             let message = WatchSecretsResponse { event };
-            return wire::frame_owed(&message, |size| connection.owe(size)).map(|piece| Some(Next::Piece(piece)));
+            return wire::frame_owed(&message, |size| connection.owe(size))
+                .map(|piece| Some(Next::Piece(piece)));
         };
         let mark = Mark::of(&served);
         if self.sent.get(&name) == Some(&mark) {

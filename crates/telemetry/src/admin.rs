@@ -126,7 +126,8 @@ impl Places {
             *counts.entry(place.address).or_default() += 1;
         }
         let most = counts.values().max().copied();
-        let candidates = self.0.iter().enumerate().filter(|(_, place)| counts.get(&place.address).copied() == most);
+        let candidates =
+            self.0.iter().enumerate().filter(|(_, place)| counts.get(&place.address).copied() == most);
         let oldest = candidates.min_by_key(|(at, place)| (place.asked.load(Ordering::Relaxed), *at));
         if let Some(place) = oldest.map(|(at, _)| at).and_then(|at| self.0.remove(at)) {
             place.task.abort();

@@ -109,10 +109,9 @@ mod tests {
         peer.write_all(says).await.unwrap();
         let incoming = tokio_stream::iter([Ok::<_, io::Error>(AnyAuthority::new(Alive::new(served)))]);
         let router = server().add_service(RegistrationServer::new(Mute));
-        let serving = tokio::spawn(router.serve_with_incoming(tokio_stream::StreamExt::chain(
-            incoming,
-            tokio_stream::pending(),
-        )));
+        let serving = tokio::spawn(
+            router.serve_with_incoming(tokio_stream::StreamExt::chain(incoming, tokio_stream::pending())),
+        );
         let began = Instant::now();
         let _ = peer.read_to_end(&mut Vec::new()).await;
         serving.abort();

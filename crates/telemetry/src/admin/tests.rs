@@ -116,7 +116,8 @@ async fn the_address_with_the_most_connections_gives_up_its_oldest_and_first_one
         places.evict();
         places.0.iter().map(|place| (place.address, place.asked.load(Ordering::Relaxed))).collect::<Vec<_>>()
     };
-    let of = |all: &[(u8, bool)]| all.iter().map(|(last, asked)| (address(*last), *asked)).collect::<Vec<_>>();
+    let of =
+        |all: &[(u8, bool)]| all.iter().map(|(last, asked)| (address(*last), *asked)).collect::<Vec<_>>();
     assert_eq!(left(), of(&[(1, false), (2, false), (2, false), (3, true), (3, false)]));
     assert_eq!(left(), of(&[(1, false), (2, false), (3, true), (3, false)]));
     assert_eq!(left(), of(&[(1, false), (2, false), (3, true)]));
