@@ -118,6 +118,7 @@ pub(crate) async fn run(setup: Setup, mounts: Mounts) -> Result<()> {
         observer,
         clock,
         health: health.clone(),
+        crowd: keyward_local_api::Crowd::new(),
         ledger: Ledger::new(config.limits.ledger(descriptors::raise())),
     });
     register_node(&metrics, &node);
@@ -202,6 +203,7 @@ async fn supervise(
             () = facts.changed() => {}
             _ = tick.tick() => {
                 keyward_memory::hand_back_code();
+                keyward_memory::hand_back_heap();
                 // Alive is who reaches the mounter, not who merely runs.
                 match node.is_alive().await {
                     Ok(()) => heartbeat.beat(3 * CONFIRM),

@@ -1,12 +1,14 @@
 //! How kubelet learns of the driver: it finds a socket in its registry, asks who is there, and calls the CSI socket.
 //! The sockets are bound by the mounter, the CSI socket first; one that vanishes is bound again at once.
 
+mod alive;
 mod authority;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use alive::Alive;
 use authority::AnyAuthority;
 pub(crate) use authority::filtered;
 use keyward_core::{Code, Error, Result};
@@ -31,6 +33,8 @@ use crate::node::Node;
 
 /// Between two tries to bind a socket whose directory is not there.
 const RETRY: Duration = Duration::from_millis(200);
+/// Calls at a time on one connection: kubelet works on fewer volumes than this at once.
+const CALLS: u32 = 256;
 /// Kubelet said no: before it is asked again.
 const REFUSED: Duration = Duration::from_secs(5);
 
@@ -47,7 +51,7 @@ pub(crate) async fn serve_csi(
         node.health.set(Condition::Socket, true);
         let node_server =
             NodeServer::new(NodeService(Arc::clone(&node))).max_decoding_message_size(MAX_MESSAGE);
-        let router = Server::builder()
+        let router = server()
             .add_service(IdentityServer::new(IdentityService(Arc::clone(&node))))
             .add_service(node_server);
         let ended = run(router, listening, &stop, std::future::pending()).await;
@@ -71,7 +75,7 @@ pub(crate) async fn serve_registration(
         let refused = Arc::new(Notify::new());
         let service =
             Registrar { node: Arc::clone(&node), endpoint: endpoint.clone(), refused: Arc::clone(&refused) };
-        let router = Server::builder().add_service(RegistrationServer::new(service));
+        let router = server().add_service(RegistrationServer::new(service));
         let over = async {
             tokio::select! {
                 () = again.notified() => {}
@@ -82,6 +86,14 @@ pub(crate) async fn serve_registration(
         node.health.set(Condition::Registration, false);
         tell(ended, "registration");
     }
+}
+
+/// A server that asks a silent peer for a sign of life, so that [`Alive`] tells a quiet connection from a stuck one.
+fn server() -> Server {
+    Server::builder()
+        .http2_keepalive_interval(Some(alive::ASK))
+        .http2_keepalive_timeout(Some(alive::ANSWER))
+        .max_concurrent_streams(CALLS)
 }
 
 async fn bound(
@@ -123,7 +135,8 @@ async fn run(
     let listener = UnixListener::from_std(listener).map_err(failed)?;
     let vanished = vanished(watch)?;
     let end = CancellationToken::new();
-    let incoming = UnixListenerStream::new(listener).map(|stream| stream.map(AnyAuthority::new));
+    let incoming = UnixListenerStream::new(listener)
+        .map(|stream| stream.map(|stream| AnyAuthority::new(Alive::new(stream))));
     let serving = router.serve_with_incoming_shutdown(incoming, end.cancelled());
     let mut serving = std::pin::pin!(serving);
     tokio::select! {

@@ -39,7 +39,7 @@ impl Serving {
         group: Option<u32>,
         pod: &Pod,
     ) -> Result<Self> {
-        let grpc = &node.settings.config.grpc;
+        let (grpc, limits) = (&node.settings.config.grpc, &node.settings.config.limits);
         let settings = ApiSettings {
             shown: Some(format!("{SOCKET} of pod {}/{}", pod.namespace, pod.name)),
             pod: Some(keyward_local_api::Pod {
@@ -51,6 +51,10 @@ impl Serving {
             mode: if group.is_some() { 0o660 } else { 0o666 },
             allow_uids: (!grpc.allow_uids.is_empty()).then(|| grpc.allow_uids.clone()),
             lookups_per_caller: grpc.rate_per_caller,
+            // The pod's share is the limit; a user id alone gets three quarters of it.
+            max_connections: limits.connections_per_pod,
+            max_connections_per_caller: limits.connections_per_pod.div_ceil(4).saturating_mul(3),
+            max_calls: limits.streams_per_pod,
             drain_timeout: DRAIN,
             ..ApiSettings::new(format!("/proc/self/fd/{}/{SOCKET}", root.as_raw_fd()))
         };
@@ -63,7 +67,7 @@ impl Serving {
             ready: is_ready,
             account: node.account(pod),
         };
-        let mut server = Server::bind(settings, parts)?;
+        let mut server = Server::bind(settings, parts)?.among(Arc::clone(&node.crowd));
         if grpc.host_pid {
             server = server.check_peers(Arc::new(PodCgroup::new(&pod.uid)));
         }

@@ -200,6 +200,7 @@ impl Sidecar {
                     self.engine.volume.sweep().await;
                     self.engine.keep().await;
                     keyward_memory::hand_back_code();
+                    keyward_memory::hand_back_heap();
                     continue;
                 }
             }

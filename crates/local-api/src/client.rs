@@ -153,7 +153,7 @@ async fn call<M: prost::Message + Default>(
             .body(Full::new(wire::frame(request)))
             .expect("every part is valid");
         let response = sender.send_request(request).await.map_err(broken)?;
-        Ok(wire::receive::<M, _>(response.into_body(), limit).await.ok())
+        Ok(wire::receive::<M, _, _>(response.into_body(), limit, |_| Ok(())).await.ok())
     };
     let mut connection = std::pin::pin!(connection);
     tokio::select! {

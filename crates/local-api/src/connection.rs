@@ -1,14 +1,17 @@
 use std::convert::Infallible;
-use std::io::Cursor;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use http::{Response, StatusCode};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use keyward_core::audit::{Action, Actor, AuditEvent};
 use keyward_core::observe::Event;
 use keyward_core::trace::{self, TraceContext};
@@ -19,21 +22,30 @@ use tokio::time::{sleep, timeout};
 use tonic::Status;
 use tracing::Instrument;
 
-use crate::caller::{Access, Slot};
+use crate::caller::{Access, Seat, Slot};
+use crate::io::{Flow, Io, PREFACE, Reading};
 use crate::method::Method;
+use crate::pool::Taken;
+use crate::reply;
 use crate::server::Shared;
 use crate::status::{code_name, status};
+use crate::turn::{self, Turns};
 use crate::wire::{self, Body};
 use crate::{secrets, watch};
-
-/// What an HTTP/2 client says first (RFC 9113, section 3.4).
-const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Largest header block of a request; gRPC's own default.
 const MAX_HEADERS: u32 = 8 << 10;
 
 /// How long a refused connection may take to hear why.
 const REFUSED_FOR: Duration = Duration::from_secs(5);
+
+/// What a peer may send ahead of what its calls have read, in bytes: on one call the longest request message with its
+/// prefix, on all calls of a connection twice as much.
+const STREAM_WINDOW: u32 = (64 << 10) + 16;
+const CONNECTION_WINDOW: u32 = 2 * STREAM_WINDOW;
+
+/// What a call needs beside its answer, in bytes: its task, HTTP/2's state and its headers.
+const CALL: usize = 4 << 10;
 
 pub(crate) type Request = http::Request<Incoming>;
 
@@ -42,65 +54,116 @@ pub(crate) struct Connection {
     pub(crate) shared: Arc<Shared>,
     pub(crate) actor: Actor,
     pub(crate) watches: AtomicUsize,
+    pub(crate) seat: Arc<Seat>,
     access: Access,
     slot: Option<Slot>,
-    /// When a call last began or ended, in milliseconds of [`Shared::now`].
-    last: AtomicU64,
+    /// Bytes that wait to be read.
+    unread: AtomicUsize,
+}
+
+/// Why a connection ends.
+enum End {
+    /// The peer went, or broke the protocol.
+    Gone,
+    /// Its place goes to another, or it did not read what it asked for.
+    Closed,
+    /// It was idle for long, or the server stops: calls under way may end.
+    Over,
 }
 
 impl Connection {
     pub(crate) fn new(shared: Arc<Shared>, actor: Actor, access: Access, slot: Option<Slot>) -> Self {
-        let last = AtomicU64::new(millis(shared.now()));
-        Self { shared, actor, watches: AtomicUsize::new(0), access, slot, last }
+        let seat = match &slot {
+            Some(slot) => Arc::clone(&slot.seat),
+            None => Arc::new(Seat::new(shared.now())),
+        };
+        Self { shared, actor, watches: AtomicUsize::new(0), seat, access, slot, unread: AtomicUsize::new(0) }
     }
 
-    /// Answers until the peer goes away, falls silent or the server stops.
+    /// Answers until the peer goes away, falls silent, does not read, or the server stops.
     pub(crate) async fn run(self, mut stream: UnixStream) {
         let settings = &self.shared.settings;
         let mut preface = [0; PREFACE.len()];
-        match timeout(settings.handshake_timeout, stream.read_exact(&mut preface)).await {
-            Ok(Ok(_)) if &preface == PREFACE => {}
-            _ => return,
+        let begins = async {
+            tokio::select! {
+                biased;
+                () = self.seat.ended() => false,
+                read = timeout(settings.handshake_timeout, stream.read_exact(&mut preface)) => {
+                    matches!(read, Ok(Ok(_))) && &preface == PREFACE
+                }
+            }
+        };
+        if !begins.await {
+            return;
         }
-        let (read, write) = stream.into_split();
-        let io = TokioIo::new(tokio::io::join(Cursor::new(preface).chain(read), write));
-
-        let mut http = http2::Builder::new(TokioExecutor::new());
+        let flow = Arc::new(Flow::default());
+        let io = TokioIo::new(Io::new(stream, Arc::clone(&flow)));
+        let mut reading = Reading::new(flow, Arc::clone(&self.shared.answers), settings);
+        let stopping = self.shared.stopping.clone();
+        let this = Arc::new(self);
+        let settings = &this.shared.settings;
+        let mut http = http2::Builder::new(Turns(Arc::clone(&this)));
         http.timer(TokioTimer::new())
             .auto_date_header(false)
             .max_concurrent_streams(settings.max_calls_per_connection)
             .max_header_list_size(MAX_HEADERS)
+            .max_send_buf_size(reply::SEND_BUFFER)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
             .keep_alive_interval(settings.keepalive.0)
             .keep_alive_timeout(settings.keepalive.1);
-        let stopping = self.shared.stopping.clone();
-        let this = Arc::new(self);
         let calls = Arc::clone(&this);
         let service = service_fn(move |request| {
             let connection = Arc::clone(&calls);
             async move { Ok::<_, Infallible>(connection.call(request).await) }
         });
-        let mut serving = std::pin::pin!(http.serve_connection(io, service));
-        let mut ends = std::pin::pin!(this.ends());
-        tokio::select! {
-            biased;
-            _ = &mut serving => return,
-            () = &mut ends => {}
-            () = stopping.cancelled() => {}
+        let mut serving = pin!(http.serve_connection(io, service));
+        let end = {
+            let (mut lives, mut told, mut stops) =
+                (pin!(this.lives()), pin!(this.seat.ended()), pin!(stopping.cancelled()));
+            poll_fn(|context| {
+                if serving.as_mut().poll(context).is_ready() {
+                    return Poll::Ready(End::Gone);
+                }
+                // What is blocked is known when the connection had its turn.
+                if reading.poll_stuck(context).is_ready() || told.as_mut().poll(context).is_ready() {
+                    return Poll::Ready(End::Closed);
+                }
+                if lives.as_mut().poll(context).is_ready() || stops.as_mut().poll(context).is_ready() {
+                    return Poll::Ready(End::Over);
+                }
+                Poll::Pending
+            })
+            .await
+        };
+        match end {
+            End::Gone => {}
+            End::Closed => {
+                // A peer that reads hears that it may connect again; another is not waited for.
+                serving.as_mut().graceful_shutdown();
+                let _ = futures::poll!(serving);
+            }
+            End::Over => {
+                serving.as_mut().graceful_shutdown();
+                let ended = poll_fn(|context| match serving.as_mut().poll(context).is_ready() {
+                    true => Poll::Ready(()),
+                    false => reading.poll_stuck(context),
+                });
+                // At shutdown the server cuts what is left; a connection that ends by itself gets the same time.
+                let _ = timeout(this.shared.settings.drain_timeout, ended).await;
+            }
         }
-        serving.as_mut().graceful_shutdown();
-        // At shutdown the server cuts what is left; a connection that ends by itself gets the same time.
-        let _ = timeout(this.shared.settings.drain_timeout, serving).await;
     }
 
     /// Returns when the connection has lived long enough.
-    async fn ends(&self) {
+    async fn lives(&self) {
         if self.slot.is_none() {
             return sleep(REFUSED_FOR).await;
         }
         let idle = self.shared.settings.idle_timeout;
         loop {
-            let silent =
-                self.shared.now().saturating_sub(Duration::from_millis(self.last.load(Ordering::Relaxed)));
+            let last = Duration::from_millis(self.seat.last.load(Ordering::Relaxed));
+            let silent = self.shared.now().saturating_sub(last);
             if self.watches.load(Ordering::Relaxed) > 0 {
                 sleep(idle).await;
             } else if silent < idle {
@@ -111,9 +174,36 @@ impl Connection {
         }
     }
 
+    /// Counts a call until what is returned is dropped.
+    ///
+    /// # Errors
+    /// `KW_LIMIT_EXCEEDED` or `KW_NO_SPACE` when too many are under way.
+    pub(crate) fn begin(self: &Arc<Self>) -> Result<Call, Error> {
+        let call = self.shared.calls.take(1)?;
+        let owed = self.owe(CALL)?;
+        self.seat.calls.fetch_add(1, Ordering::Relaxed);
+        Ok(Call { _call: call, owed })
+    }
+
+    /// Charges `amount` bytes that wait to be read, until what is returned is dropped.
+    ///
+    /// # Errors
+    /// `KW_NO_SPACE` when the connection, the server, the pod or the node holds too much already.
+    pub(crate) fn owe(self: &Arc<Self>, amount: usize) -> Result<Owed, Error> {
+        let most = self.shared.settings.max_unread_per_connection;
+        let unread = self.unread.fetch_add(amount, Ordering::Relaxed).saturating_add(amount);
+        let granted =
+            if unread <= most { self.shared.answers.reserve(amount) } else { Err(unread_error(most)) };
+        if let Err(error) = granted {
+            self.unread.fetch_sub(amount, Ordering::Relaxed);
+            return Err(error);
+        }
+        Ok(Owed { connection: Arc::clone(self), amount })
+    }
+
     async fn call(self: Arc<Self>, request: Request) -> Response<Body> {
         let began = self.shared.now();
-        self.last.store(millis(began), Ordering::Relaxed);
+        self.seat.active(began);
         let method = Method::of(request.uri().path());
         let span = tracing::info_span!(
             target: trace::TARGET,
@@ -142,7 +232,7 @@ impl Connection {
         .await;
         span.record("rpc.status_code", code_name(code));
         let ended = this.shared.now();
-        this.last.store(millis(ended), Ordering::Relaxed);
+        this.seat.active(ended);
         if method != Method::Watch || code != tonic::Code::Ok {
             this.report(method, code, ended.saturating_sub(began));
         }
@@ -164,6 +254,12 @@ impl Connection {
             return Ok(response);
         }
         let longest = self.shared.settings.call_timeout;
+        if let Some(error) = turn::refusal()
+            && !matches!(method, Method::Health(_))
+        {
+            self.refused(&error, None);
+            return Err(status(&error));
+        }
         match method {
             // Memory alone answers most of these, so their future stays small and is not boxed.
             Method::Get => timeout(longest, secrets::get(&self, request)).await.map_err(|_| late())?,
@@ -178,6 +274,11 @@ impl Connection {
             }
             Method::Health(_) => {
                 self.spend(1)?;
+                let (parts, body) = request.into_parts();
+                let limit = self.shared.settings.max_message;
+                let gathered = wire::gather(body, limit, |amount| self.owe(amount));
+                let (message, _owed) = timeout(longest, gathered).await.map_err(|_| late())??;
+                let request = http::Request::from_parts(parts, Full::new(message));
                 Ok(self.shared.health.call(request).await.map(Body::Stream))
             }
             Method::Reflection | Method::ReflectionAlpha => {
@@ -268,6 +369,34 @@ fn late() -> Status {
     Status::deadline_exceeded("the call took longer than its deadline; what was begun may still complete")
 }
 
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+fn unread_error(most: usize) -> Error {
+    let message = format!(
+        "more than {most} bytes wait to be read on this connection; read the answers, or ask for fewer at a time"
+    );
+    Error::new(Code::NoSpace, message)
+}
+
+/// A call that is counted.
+pub(crate) struct Call {
+    _call: Taken,
+    owed: Owed,
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.owed.connection.seat.calls.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Bytes that wait to be read, or that a call needs meanwhile.
+pub(crate) struct Owed {
+    connection: Arc<Connection>,
+    amount: usize,
+}
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        self.connection.unread.fetch_sub(self.amount, Ordering::Relaxed);
+        self.connection.shared.answers.give_back(self.amount);
+    }
 }

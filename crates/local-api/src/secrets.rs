@@ -8,8 +8,7 @@ use keyward_core::observe::{Event, Lookup};
 use keyward_core::trace::TraceContext;
 use keyward_core::{Code, Error, SecretBytes, Served, State};
 use keyward_proto::secrets::v1::{
-    BatchGetSecretsRequest, BatchGetSecretsResponse, GetSecretRequest, GetSecretResponse, ListSecretsRequest,
-    ListSecretsResponse, RefreshSecretRequest, RefreshSecretResponse,
+    BatchGetSecretsRequest, GetSecretRequest, ListSecretsRequest, RefreshSecretRequest,
 };
 use parking_lot::Mutex;
 use tonic::Status;
@@ -19,14 +18,23 @@ use crate::connection::{Connection, Request, context, too_often};
 use crate::convert;
 use crate::method::Method;
 use crate::rate::Rate;
+use crate::reply::{self, Entry, Reply};
 use crate::status::status;
 use crate::wire::{self, Body};
 
+/// Number of the field that holds the secret, in every response.
+const SECRET: u32 = 1;
+/// Number of the field that holds the names that cannot be given, in the response to a batch.
+const FAILURES: u32 = 2;
+
 /// `GetSecret`: the way that nearly every call takes.
-pub(crate) async fn get(connection: &Connection, request: Request) -> Result<Response<Body>, Status> {
+pub(crate) async fn get(connection: &Arc<Connection>, request: Request) -> Result<Response<Body>, Status> {
     let trace = context(&request);
     let request: GetSecretRequest =
-        wire::receive(request.into_body(), connection.shared.settings.max_message).await?;
+        wire::receive(request.into_body(), connection.shared.settings.max_message, |size| {
+            connection.owe(size)
+        })
+        .await?;
     connection.spend(1)?;
     let mut served = connection.shared.view.get(&request.name);
     if served.as_deref().is_some_and(untried) {
@@ -39,19 +47,18 @@ pub(crate) async fn get(connection: &Connection, request: Request) -> Result<Res
                 .as_ref()
                 .is_some_and(|version| version.as_str().eq_ignore_ascii_case(&request.version))
     });
-    let secret = match served {
+    match served {
         Some(served) if in_place => {
             let value = connection.read(&served, trace).map_err(|error| status(&error))?;
-            convert::secret(&served, value)
+            connection.give(&served, value, true)
         }
         Some(_) => {
             let served = Box::pin(version(connection, &request)).await?;
             let value = connection.hand_over(&served, Lookup::Miss, trace).map_err(|error| status(&error))?;
-            convert::secret(&served, value)
+            connection.give(&served, value, false)
         }
-        None => return Err(status(&connection.unknown_name(trace))),
-    };
-    Ok(message(&GetSecretResponse { secret: Some(secret) }))
+        None => Err(status(&connection.unknown_name(trace))),
+    }
 }
 
 /// Whether the first read of an object is still on its way: nobody has said yes or no.
@@ -75,65 +82,78 @@ async fn first_read(connection: &Connection, name: &str) -> Option<Arc<Served>> 
 
 /// The other methods that answer with one message.
 pub(crate) async fn rarer(
-    connection: &Connection,
+    connection: &Arc<Connection>,
     method: Method,
     request: Request,
 ) -> Result<Response<Body>, Status> {
     let limit = connection.shared.settings.max_message;
     let trace = context(&request);
     let body = request.into_body();
+    let owe = |size| connection.owe(size);
     match method {
         Method::Batch => {
-            let request = wire::receive(body, limit).await?;
-            Ok(message(&batch(connection, &request, trace)?))
+            let request = wire::receive(body, limit, owe).await?;
+            batch(connection, &request, trace)
         }
         Method::List => {
-            let request: ListSecretsRequest = wire::receive(body, limit).await?;
+            let request: ListSecretsRequest = wire::receive(body, limit, owe).await?;
             connection.spend(1)?;
             let all = connection.shared.view.list();
-            let named = all.iter().filter(|served| served.name.starts_with(&request.prefix));
-            Ok(message(&ListSecretsResponse {
-                secrets: named.map(|served| convert::metadata(served)).collect(),
-            }))
+            let named = all.into_iter().filter(|served| served.name.starts_with(&request.prefix));
+            connection.reply(named.map(|served| Entry::metadata(SECRET, served)).collect())
         }
         _ => {
-            let request = wire::receive(body, limit).await?;
-            Ok(message(&refresh(connection, &request, trace).await?))
+            let request = wire::receive(body, limit, owe).await?;
+            refresh(connection, &request, trace).await
         }
     }
 }
 
 fn batch(
-    connection: &Connection,
+    connection: &Arc<Connection>,
     request: &BatchGetSecretsRequest,
     trace: Option<TraceContext>,
-) -> Result<BatchGetSecretsResponse, Status> {
+) -> Result<Response<Body>, Status> {
     let settings = &connection.shared.settings;
     if request.names.is_empty() || request.names.len() > settings.max_batch {
         let message = format!("a batch has 1 to {} names", settings.max_batch);
         return Err(status(&Error::new(Code::RequestInvalid, message)));
     }
     connection.spend(u32::try_from(request.names.len()).unwrap_or(u32::MAX))?;
-    let mut response = BatchGetSecretsResponse::default();
+    // Charged before anything is read for it: refused later, the log would tell of values that were not given.
+    let made = connection.owe(request.names.len() * size_of::<Entry>()).map_err(|error| status(&error))?;
+    let (mut secrets, mut failures) = (Vec::with_capacity(request.names.len()), Vec::new());
     let mut seen = HashSet::with_capacity(request.names.len());
     let mut room = settings.max_batch_bytes;
     for name in request.names.iter().filter(|name| seen.insert(name.as_str())) {
         let Some(served) = connection.shared.view.get(name) else {
             let failure = convert::failure(name, &connection.unknown_name(trace), 0);
-            response.failures.push(failure);
+            failures.push(Entry::failure(FAILURES, failure));
             continue;
         };
-        let fits = served.value.as_ref().map_or(0, SecretBytes::len) <= room;
-        let value = if fits { connection.read(&served, trace) } else { Err(no_room()) };
-        match value {
-            Ok(value) => {
-                room -= value.len();
-                response.secrets.push(convert::secret(&served, value));
+        let length = served.value.as_ref().map_or(0, SecretBytes::len);
+        let held = match &served.value {
+            Ok(_) if length > room => Err(no_room()),
+            Ok(value) => connection.shared.values.hold(name, value, true).map(Some),
+            Err(_) => Ok(None),
+        };
+        let given = held.and_then(|held| connection.read(&served, trace).map(|_| held));
+        match given {
+            Ok(Some(held)) => {
+                room -= length;
+                secrets.push(Entry::secret(SECRET, Arc::clone(&served), held));
             }
-            Err(error) => response.failures.push(convert::failure(name, &error, served.sequence)),
+            // A value that is given was there to be held.
+            Ok(None) => {}
+            Err(error) => {
+                let failure = convert::failure(name, &error, served.sequence);
+                failures.push(Entry::failure(FAILURES, failure));
+            }
         }
     }
-    Ok(response)
+    drop(made);
+    secrets.append(&mut failures);
+    connection.reply(secrets)
 }
 
 /// A version other than the one in place.
@@ -145,10 +165,10 @@ async fn version(connection: &Connection, request: &GetSecretRequest) -> Result<
 }
 
 async fn refresh(
-    connection: &Connection,
+    connection: &Arc<Connection>,
     request: &RefreshSecretRequest,
     trace: Option<TraceContext>,
-) -> Result<RefreshSecretResponse, Status> {
+) -> Result<Response<Body>, Status> {
     let shared = &connection.shared;
     connection.spend(1)?;
     let Some(before) = shared.view.get(&request.name) else {
@@ -165,10 +185,31 @@ async fn refresh(
     let asked = connection.event(Action::Refresh, &served.source, version_of(&served), trace);
     shared.audit.record(asked).map_err(|error| status(&error))?;
     let value = connection.hand_over(&served, Lookup::Miss, trace).map_err(|error| status(&error))?;
-    Ok(RefreshSecretResponse { secret: Some(convert::secret(&served, value)) })
+    connection.give(&served, value, true)
 }
 
 impl Connection {
+    /// The answer of one secret. A small value is copied into it, a larger one is sent from where it is; neither takes a
+    /// lock for a small value in place.
+    fn give(
+        self: &Arc<Self>,
+        served: &Arc<Served>,
+        value: &SecretBytes,
+        in_place: bool,
+    ) -> Result<Response<Body>, Status> {
+        if value.len() <= reply::INLINE {
+            let message = reply::single(self, SECRET, served, value).map_err(|error| status(&error))?;
+            return Ok(wire::respond(Body::Message(Some(message))));
+        }
+        let held = self.shared.values.hold(&served.name, value, in_place).map_err(|error| status(&error))?;
+        self.reply(vec![Entry::secret(SECRET, Arc::clone(served), held)])
+    }
+
+    fn reply(self: &Arc<Self>, entries: Vec<Entry>) -> Result<Response<Body>, Status> {
+        let reply = Reply::new(self, entries).map_err(|error| status(&error))?;
+        Ok(wire::respond(Body::Reply(Box::new(reply))))
+    }
+
     /// The value as it stands in memory.
     fn read<'s>(&self, served: &'s Served, trace: Option<TraceContext>) -> Result<&'s SecretBytes, Error> {
         let outcome = if served.state == State::Stale { Lookup::Stale } else { Lookup::Hit };
@@ -260,8 +301,4 @@ fn no_room() -> Error {
 
 fn version_of(served: &Served) -> Option<&str> {
     served.version.as_ref().map(keyward_core::Version::as_str)
-}
-
-fn message(message: &impl prost::Message) -> Response<Body> {
-    wire::respond(Body::Message(Some(wire::frame(message))))
 }

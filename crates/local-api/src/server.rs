@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyward_core::audit::{Action, Actor, AuditEvent, AuditSink};
-use keyward_core::ledger::Account;
+use keyward_core::ledger::{Account, Kind};
 use keyward_core::observe::Observer;
 use keyward_core::{Clock, Code, Error, Result, SecretView};
 use tokio::net::{UnixListener, UnixStream};
@@ -13,15 +13,22 @@ use tokio_util::sync::CancellationToken;
 
 use crate::caller::{Access, Callers, Slot, access};
 use crate::connection::Connection;
+use crate::crowd::Crowd;
 use crate::peer::{Peer, PeerCheck};
+use crate::pool::Pool;
 use crate::secrets::Refreshes;
 use crate::socket::Bound;
 use crate::standard::{Health, Reflection};
+use crate::values::Values;
 use crate::watch::Watches;
 use crate::{ApiSettings, Pod};
 
 /// Refused connections that are told why at a time; more are closed without a word.
-const MAX_REFUSED: usize = 64;
+const MAX_REFUSED: usize = 8;
+
+/// Calls, and bytes of answers, that are charged to the account at a time.
+const CALLS: usize = 8;
+const BYTES: usize = 64 << 10;
 
 /// What the server answers from and reports to.
 pub struct Parts {
@@ -45,6 +52,7 @@ pub struct Server {
     shared: Arc<Shared>,
     ready: watch::Receiver<bool>,
     check: Option<Arc<dyn PeerCheck>>,
+    crowd: Option<Arc<Crowd>>,
 }
 
 /// What all connections share.
@@ -55,6 +63,11 @@ pub(crate) struct Shared {
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) callers: Arc<Callers>,
+    /// Calls under way.
+    pub(crate) calls: Arc<Pool>,
+    /// Bytes of answers that wait to be read, and of what calls need meanwhile.
+    pub(crate) answers: Arc<Pool>,
+    pub(crate) values: Arc<Values>,
     pub(crate) refreshes: Refreshes,
     /// Calls that may reach the provider.
     pub(crate) upstream: Semaphore,
@@ -79,12 +92,18 @@ impl Server {
     /// `KW_FILE_SYSTEM` when the socket cannot be put in its place; see the message.
     pub fn bind(settings: ApiSettings, parts: Parts) -> Result<Self> {
         let bound = Bound::bind(&settings)?;
+        let account = parts.account;
+        let calls = Pool::new(account.clone(), Kind::Streams, settings.max_calls, CALLS);
+        let answers = Pool::new(account.clone(), Kind::Answers, settings.max_unread, BYTES);
         let shared = Shared {
             view: parts.view,
             audit: parts.audit,
             observer: parts.observer,
             clock: parts.clock,
-            callers: Arc::new(Callers::new()),
+            callers: Arc::new(Callers::new(account, Arc::clone(&answers), Arc::clone(&calls))),
+            values: Values::new(Arc::clone(&answers)),
+            calls,
+            answers,
             refreshes: Refreshes::new(settings.refresh_gap),
             upstream: Semaphore::new(settings.max_upstream),
             watches: Watches::new(settings.max_watches),
@@ -94,7 +113,7 @@ impl Server {
             began: Instant::now(),
             settings,
         };
-        Ok(Self { bound, shared: Arc::new(shared), ready: parts.ready, check: None })
+        Ok(Self { bound, shared: Arc::new(shared), ready: parts.ready, check: None, crowd: None })
     }
 
     /// Admits only peers that `check` admits too.
@@ -103,13 +122,20 @@ impl Server {
         Self { check: Some(check), ..self }
     }
 
+    /// Shares the node's places for connections with the other servers of `crowd`.
+    #[must_use]
+    pub fn among(self, crowd: Arc<Crowd>) -> Self {
+        crowd.join(&self.shared.callers);
+        Self { crowd: Some(crowd), ..self }
+    }
+
     /// Answers until `shutdown`, then removes the socket, ends watches with `KW_SHUTTING_DOWN` and lets calls in
     /// flight end, for `drain_timeout` at most.
     ///
     /// # Errors
     /// `KW_FILE_SYSTEM` when the runtime cannot take the socket.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<()> {
-        let Self { bound: Bound { listener, place }, shared, mut ready, check } = self;
+        let Self { bound: Bound { listener, place }, shared, mut ready, check, crowd } = self;
         let listener = UnixListener::from_std(listener).map_err(|error| {
             Error::new(
                 Code::FileSystem,
@@ -136,10 +162,15 @@ impl Server {
                 Some(_) = connections.join_next() => {}
                 Some(_) = refused.join_next() => {}
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => match admit(&shared, check.as_deref(), &stream) {
+                    Ok((stream, _)) => match admit(&shared, check.as_deref(), crowd.as_deref(), &stream) {
                         Some((connection, true)) => drop(connections.spawn(connection.run(stream))),
                         Some((connection, false)) if refused.len() < MAX_REFUSED => {
-                            drop(refused.spawn(connection.run(stream)));
+                            if let Some(descriptor) = shared.callers.refuse() {
+                                refused.spawn(async move {
+                                    connection.run(stream).await;
+                                    drop(descriptor);
+                                });
+                            }
                         }
                         Some(_) | None => {}
                     },
@@ -172,6 +203,7 @@ impl Server {
 fn admit(
     shared: &Arc<Shared>,
     check: Option<&dyn PeerCheck>,
+    crowd: Option<&Crowd>,
     stream: &UnixStream,
 ) -> Option<(Connection, bool)> {
     let peer = Peer::of(stream, check.is_some())?;
@@ -183,7 +215,11 @@ fn admit(
     }
     let mut slot: Option<Slot> = None;
     if access.refusal.is_none() || access.health {
-        match shared.callers.connect(peer.uid, settings, shared.now()) {
+        let mut connected = shared.callers.connect(peer.uid, settings, shared.now());
+        if connected.is_err() && crowd.is_some_and(|crowd| crowd.make_room(shared.callers.account())) {
+            connected = shared.callers.connect(peer.uid, settings, shared.now());
+        }
+        match connected {
             Ok(free) => slot = Some(free),
             Err(error) => access = Access { refusal: Some(error), health: false },
         }

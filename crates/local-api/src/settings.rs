@@ -35,8 +35,18 @@ pub struct ApiSettings {
     pub max_connections: usize,
     /// Connections at a time for each user id.
     pub max_connections_per_caller: usize,
+    /// Calls and watches at a time.
+    pub max_calls: usize,
     /// Calls at a time on one connection.
     pub max_calls_per_connection: u32,
+    /// Bytes of answers that wait to be read, with what calls and connections need meanwhile. Values in place are shared
+    /// and do not count; replaced ones that an answer still holds do.
+    pub max_unread: usize,
+    /// Bytes of answers that wait to be read on one connection.
+    pub max_unread_per_connection: usize,
+    /// How long an answer, or one message of a stream, may wait to be read. Then a stream is reset, and a connection whose
+    /// answers or socket are not read is closed.
+    pub read_timeout: Duration,
     /// Watches at a time.
     pub max_watches: usize,
     /// Watches at a time on one connection.
@@ -97,7 +107,11 @@ impl ApiSettings {
             refresh_gap: Duration::from_secs(1),
             max_connections: 256,
             max_connections_per_caller: 192,
+            max_calls: 1024,
             max_calls_per_connection: 256,
+            max_unread: 32 << 20,
+            max_unread_per_connection: 8 << 20,
+            read_timeout: Duration::from_secs(30),
             max_watches: 256,
             max_watches_per_connection: 32,
             max_message: 64 << 10,

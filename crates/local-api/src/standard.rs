@@ -2,7 +2,9 @@
 
 use std::sync::OnceLock;
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
+use http_body_util::Full;
 use hyper::body::Incoming;
 use tonic::body::Body;
 use tonic_health::ServingStatus;
@@ -47,7 +49,7 @@ impl Health {
         }
     }
 
-    pub(crate) async fn call(&self, request: Request) -> http::Response<Body> {
+    pub(crate) async fn call(&self, request: http::Request<Full<Bytes>>) -> http::Response<Body> {
         infallible(self.server.clone().call(request).await)
     }
 }

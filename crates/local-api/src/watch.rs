@@ -17,9 +17,10 @@ use keyward_proto::secrets::v1::{
 use tonic::Status;
 
 use crate::answer::answer;
-use crate::connection::{Connection, Request, context};
+use crate::connection::{Connection, Owed, Request, context};
 use crate::convert;
 use crate::method::Method;
+use crate::reply::{self, Entry, Reply};
 use crate::status::status;
 use crate::wire::{self, Body};
 
@@ -28,7 +29,9 @@ pub(crate) async fn begin(connection: &Arc<Connection>, request: Request) -> Res
     let shared = &connection.shared;
     let settings = &shared.settings;
     let trace = context(&request);
-    let request: WatchSecretsRequest = wire::receive(request.into_body(), settings.max_message).await?;
+    let body = request.into_body();
+    let request: WatchSecretsRequest =
+        wire::receive(body, settings.max_message, |size| connection.owe(size)).await?;
     connection.spend(1)?;
     if request.names.len() > settings.max_watched_names {
         let message = format!("a watch has at most {} names", settings.max_watched_names);
@@ -39,8 +42,12 @@ pub(crate) async fn begin(connection: &Arc<Connection>, request: Request) -> Res
     }
     let mut seen = HashSet::new();
     let names: Vec<_> = request.names.into_iter().filter(|name| seen.insert(name.clone())).collect();
+    let slot = Slot::take(connection)?;
+    let watched = if names.is_empty() { shared.view.list().len() } else { names.len() };
     let watch = Watch {
-        slot: Slot::take(connection)?,
+        _owed: connection.owe(watched * MARK).map_err(|error| status(&error))?,
+        slot,
+        sending: None,
         names: (!names.is_empty()).then_some(names),
         trace,
         sent: BTreeMap::new(),
@@ -54,6 +61,13 @@ pub(crate) async fn begin(connection: &Arc<Connection>, request: Request) -> Res
     });
     Ok(wire::respond(Body::Stream(tonic::body::Body::new(StreamBody::new(frames)))))
 }
+
+/// What a watch remembers of each name, in bytes: the name, twice where it is about to be looked at, and its mark.
+const MARK: usize = 256;
+
+/// Numbers of the fields of `WatchSecretsResponse`.
+const CURRENT: u32 = 1;
+const FAILURE: u32 = 2;
 
 /// How many watches there are.
 pub(crate) struct Watches {
@@ -69,7 +83,10 @@ impl Watches {
 
 /// One watch. It holds no values and no backlog: only what was last sent of each name, and which names may have moved.
 struct Watch {
+    _owed: Owed,
     slot: Slot,
+    /// The rest of the message that is being sent.
+    sending: Option<Reply>,
     /// `None` watches everything.
     names: Option<Vec<String>>,
     trace: Option<TraceContext>,
@@ -79,6 +96,12 @@ struct Watch {
     looked_at: Option<u64>,
     /// The code that the stream ended with.
     ended: Option<tonic::Code>,
+}
+
+/// What a watcher is told next.
+enum Next {
+    Piece(Bytes),
+    Reply(Reply),
 }
 
 /// What a watcher saw of a name, as far as it takes to know that it would see something else now.
@@ -100,14 +123,21 @@ impl Watch {
         }
         let shared = Arc::clone(&self.slot.connection.shared);
         loop {
+            if let Some(piece) = self.sending.as_mut().and_then(Reply::next) {
+                return Some(Frame::data(piece));
+            }
+            self.sending = None;
             if shared.stopping.is_cancelled() {
                 let error = Error::new(Code::ShuttingDown, "Keyward is shutting down; connect again");
                 return Some(self.end(&error));
             }
             while let Some(name) = self.due.pop_front() {
                 match self.event(name) {
-                    Ok(Some(event)) => {
-                        return Some(Frame::data(wire::frame(&WatchSecretsResponse { event: Some(event) })));
+                    Ok(Some(Next::Piece(piece))) => return Some(Frame::data(piece)),
+                    Ok(Some(Next::Reply(reply))) => {
+                        if let Some(piece) = self.sending.insert(reply).next() {
+                            return Some(Frame::data(piece));
+                        }
                     }
                     Ok(None) => {}
                     Err(error) => return Some(self.end(&error)),
@@ -149,27 +179,42 @@ impl Watch {
     }
 
     /// What the watcher has not seen of `name` as it stands now, which may be later than when it became due.
-    fn event(&mut self, name: String) -> Result<Option<watch_secrets_response::Event>, Error> {
+    ///
+    /// # Errors
+    /// What ends the watch.
+    fn event(&mut self, name: String) -> Result<Option<Next>, Error> {
         let connection = &self.slot.connection;
         let Some(served) = connection.shared.view.get(&name) else {
-            let was_sent = self.sent.remove(&name).is_some();
-            return Ok(was_sent.then_some(watch_secrets_response::Event::Removed(Removal { name })));
+            if self.sent.remove(&name).is_none() {
+                return Ok(None);
+            }
+            let event = Some(watch_secrets_response::Event::Removed(Removal { name }));
+            let message = WatchSecretsResponse { event };
+            return wire::frame_owed(&message, |size| connection.owe(size))
+                .map(|piece| Some(Next::Piece(piece)));
         };
         let mark = Mark::of(&served);
         if self.sent.get(&name) == Some(&mark) {
             return Ok(None);
         }
         let outcome = if served.state == State::Stale { Lookup::Stale } else { Lookup::Hit };
-        let event = match connection.hand_over(&served, outcome, self.trace) {
-            Ok(value) => watch_secrets_response::Event::Current(convert::secret(&served, value)),
+        let next = match connection.hand_over(&served, outcome, self.trace) {
+            Ok(value) if value.len() <= reply::INLINE => {
+                Next::Piece(reply::single(connection, CURRENT, &served, value)?)
+            }
+            Ok(value) => {
+                let held = connection.shared.values.hold(&name, value, true)?;
+                Next::Reply(Reply::new(connection, vec![Entry::secret(CURRENT, Arc::clone(&served), held)])?)
+            }
             // The log refuses, not the object: without a record nothing may be given, now or later.
             Err(error) if error.code() == Code::AuditUnavailable => return Err(error),
             Err(error) => {
-                watch_secrets_response::Event::Failure(convert::failure(&name, &error, served.sequence))
+                let failure = convert::failure(&name, &error, served.sequence);
+                Next::Reply(Reply::new(connection, vec![Entry::failure(FAILURE, failure)])?)
             }
         };
         self.sent.insert(name, mark);
-        Ok(Some(event))
+        Ok(Some(next))
     }
 
     fn end(&mut self, error: &Error) -> Frame<Bytes> {

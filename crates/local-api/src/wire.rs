@@ -14,19 +14,24 @@ use prost::Message;
 use tonic::Status;
 use zeroize::Zeroize;
 
+use crate::connection::Owed;
+use crate::reply::Reply;
 use crate::status::status;
+use crate::turn;
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const OK: HeaderValue = HeaderValue::from_static("0");
 
 /// Compression flag and big-endian length before each message.
-const PREFIX: usize = 5;
+pub(crate) const PREFIX: usize = 5;
 
 /// Body of a response.
 pub(crate) enum Body {
     /// One message, then success. `None` when the message has been sent.
     Message(Option<Bytes>),
+    /// One message that is made piece by piece as the reader takes it, then success.
+    Reply(Box<Reply>),
     /// Everything has been sent, or the headers said it all.
     Empty,
     /// A stream, or an answer of one of the standard services.
@@ -51,19 +56,36 @@ impl http_body::Body for Body {
         match &mut *self {
             Self::Message(message) => {
                 if let Some(message) = message.take() {
+                    turn::answering();
                     return Poll::Ready(Some(Ok(Frame::data(message))));
                 }
                 *self = Self::Empty;
                 Poll::Ready(Some(Ok(Frame::trailers(success()))))
             }
+            Self::Reply(reply) => {
+                if let Some(piece) = reply.next() {
+                    turn::answering();
+                    return Poll::Ready(Some(Ok(Frame::data(piece))));
+                }
+                *self = Self::Empty;
+                Poll::Ready(Some(Ok(Frame::trailers(success()))))
+            }
             Self::Empty => Poll::Ready(None),
-            Self::Stream(body) => Pin::new(body).poll_frame(context),
+            Self::Stream(body) => {
+                let frame = Pin::new(body).poll_frame(context);
+                if frame.is_pending() {
+                    turn::caught_up();
+                } else {
+                    turn::streaming();
+                }
+                frame
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Message(_) => false,
+            Self::Message(_) | Self::Reply(_) => false,
             Self::Empty => true,
             Self::Stream(body) => body.is_end_stream(),
         }
@@ -119,39 +141,89 @@ pub(crate) fn deadline(headers: &HeaderMap) -> Option<Duration> {
     })
 }
 
-/// Reads the one message of a request, at most `limit` bytes.
+/// Reads the one message of a request, at most `limit` bytes. `charge` is asked before a message that comes in pieces
+/// is put together, and what it answers is held until then.
 ///
 /// # Errors
 /// The status for the caller.
-pub(crate) async fn receive<M, B>(mut body: B, limit: usize) -> Result<M, Status>
+pub(crate) async fn receive<M, B, C>(
+    body: B,
+    limit: usize,
+    charge: impl FnOnce(usize) -> Result<C, Error>,
+) -> Result<M, Status>
 where
     M: Message + Default,
     B: http_body::Body<Data = Bytes> + Unpin,
 {
-    let first = match next(&mut body).await? {
+    decode(&gather(body, limit, charge).await?.0, limit)
+}
+
+/// Reads the one message of a request as [`receive`] does, with its prefix, and leaves it as it is.
+///
+/// # Errors
+/// The status for the caller.
+pub(crate) async fn gather<B, C>(
+    mut body: B,
+    limit: usize,
+    charge: impl FnOnce(usize) -> Result<C, Error>,
+) -> Result<(Bytes, Option<C>), Status>
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+{
+    let mut buffer = BytesMut::new();
+    match next(&mut body).await? {
         // As a rule one frame holds the whole request.
-        Some(data) if data.len() >= PREFIX && body.is_end_stream() => return decode(&data, limit),
-        Some(data) => data,
-        None => Bytes::new(),
-    };
-    let mut buffer = BytesMut::from(&first[..]);
+        Some(data) if data.len() >= PREFIX && body.is_end_stream() => return Ok((data, None)),
+        // A copy: the frame is part of a larger buffer, which it would hold while the rest is on its way.
+        Some(data) => buffer.extend_from_slice(&data),
+        None => {}
+    }
+    let mut charged = None;
+    let mut charge = Some(charge);
     while let Some(data) = next(&mut body).await? {
+        if data.is_empty() {
+            continue;
+        }
         if buffer.len() + data.len() > PREFIX + limit {
             return Err(too_large(limit));
         }
+        if let Some(charge) = charge.take() {
+            charged = Some(charge(PREFIX + limit).map_err(|error| status(&error))?);
+        }
         buffer.extend_from_slice(&data);
     }
-    decode(&buffer, limit)
+    Ok((buffer.freeze(), charged))
 }
 
 /// A message with its prefix, in a buffer that is wiped when the last holder lets go of it.
 pub(crate) fn frame(message: &impl Message) -> Bytes {
+    framed(message, None)
+}
+
+/// As [`frame`]; what it holds is owed until it was sent.
+///
+/// # Errors
+/// `KW_NO_SPACE` when too much waits to be read already.
+pub(crate) fn frame_owed(
+    message: &impl Message,
+    owe: impl FnOnce(usize) -> Result<Owed, Error>,
+) -> Result<Bytes, Error> {
+    let owed = owe(PREFIX + message.encoded_len())?;
+    Ok(framed(message, Some(owed)))
+}
+
+fn framed(message: &impl Message, owed: Option<Owed>) -> Bytes {
     let length = message.encoded_len();
     let mut buffer = Vec::with_capacity(PREFIX + length);
+    put_prefix(&mut buffer, length);
+    message.encode_raw(&mut buffer);
+    Bytes::from_owner(Wiped { buffer, _owed: owed })
+}
+
+/// Puts what stands before a message of `length` bytes.
+pub(crate) fn put_prefix(buffer: &mut Vec<u8>, length: usize) {
     buffer.push(0);
     buffer.extend_from_slice(&u32::try_from(length).expect("messages are far below 4 GiB").to_be_bytes());
-    message.encode_raw(&mut buffer);
-    Bytes::from_owner(Wiped(buffer))
 }
 
 async fn next<B>(body: &mut B) -> Result<Option<Bytes>, Status>
@@ -192,17 +264,21 @@ fn too_large(limit: usize) -> Status {
     status(&Error::new(Code::LimitExceeded, format!("the request is larger than {limit} bytes")))
 }
 
-struct Wiped(Vec<u8>);
+/// A buffer that is wiped, and then no longer owed, when the last holder lets go of it.
+pub(crate) struct Wiped<O> {
+    pub(crate) buffer: Vec<u8>,
+    pub(crate) _owed: O,
+}
 
-impl AsRef<[u8]> for Wiped {
+impl<O> AsRef<[u8]> for Wiped<O> {
     fn as_ref(&self) -> &[u8] {
-        &self.0
+        &self.buffer
     }
 }
 
-impl Drop for Wiped {
+impl<O> Drop for Wiped<O> {
     fn drop(&mut self) {
-        self.0.zeroize();
+        self.buffer.zeroize();
     }
 }
 
@@ -218,7 +294,7 @@ mod tests {
     fn receive_pieces(pieces: Vec<Bytes>, limit: usize) -> Result<GetSecretRequest, Status> {
         let frames = pieces.into_iter().map(|piece| Ok::<_, Infallible>(Frame::data(piece)));
         let body = StreamBody::new(futures::stream::iter(frames));
-        receive(Box::pin(body), limit).now_or_never().expect("nothing waits")
+        receive(Box::pin(body), limit, |_| Ok(())).now_or_never().expect("nothing waits")
     }
 
     fn request(name: &str) -> Bytes {

@@ -15,3 +15,5 @@ pub use arena::{ArenaStats, stats};
 pub use bytes::LockedBytes;
 pub use harden::harden;
 pub use trim::hand_back_code;
+#[cfg(feature = "mimalloc")]
+pub use trim::hand_back_heap;

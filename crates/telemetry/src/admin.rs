@@ -1,9 +1,11 @@
 //! The admin port: `/livez`, `/readyz` and `/metrics`, and nothing else. It carries no value, secret name or token, so
 //! it needs no TLS; it may be reached from the node, so it is bounded in every direction.
 
+use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,15 +16,15 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use keyward_core::{Code, Error, Result};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use crate::Metrics;
 use crate::health::Health;
 use crate::metrics;
 
-/// Connections at a time; a further one is closed at once.
-const MAX_CONNECTIONS: usize = 32;
+/// Connections at a time; for a further one the address that holds the most gives up its oldest.
+const MAX_CONNECTIONS: usize = 64;
 /// From accepting a connection to the end of its one answer.
 const CONNECTION_LIMIT: Duration = Duration::from_secs(10);
 const HEADER_LIMIT: Duration = Duration::from_secs(5);
@@ -64,7 +66,7 @@ impl Admin {
 
     /// Answers until `stop` is done. Answers under way are given up then: probes come again.
     pub async fn serve(self, stop: impl Future<Output = ()> + Send) {
-        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let mut places = Places::default();
         let mut connections = tokio::task::JoinSet::new();
         let mut stop = std::pin::pin!(stop);
         loop {
@@ -72,24 +74,70 @@ impl Admin {
                 () = &mut stop => return,
                 accepted = self.listener.accept() => accepted,
             };
-            while connections.try_join_next().is_some() {}
-            let Ok((stream, _)) = accepted else {
+            while let Some(ended) = connections.try_join_next_with_id() {
+                places.leave(match ended {
+                    Ok((id, ())) => id,
+                    Err(error) => error.id(),
+                });
+            }
+            let Ok((stream, peer)) = accepted else {
                 // Out of descriptors: the next accept would fail as fast.
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
-            let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
+            if places.0.len() >= MAX_CONNECTIONS {
+                places.evict();
+            }
             let (health, metrics) = (self.health.clone(), Arc::clone(&self.metrics));
-            connections.spawn(async move {
-                let _place = place;
-                let _ = timeout(CONNECTION_LIMIT, connection(stream, health, metrics)).await;
+            let asked = Arc::new(AtomicBool::new(false));
+            let asks = Arc::clone(&asked);
+            let task = connections.spawn(async move {
+                let _ = timeout(CONNECTION_LIMIT, connection(stream, health, metrics, asks)).await;
             });
+            places.0.push_back(Place { address: peer.ip().to_canonical(), asked, task });
+            // What was accepted gets its turn before the next, so that a flood in the backlog does not take its place
+            // before its question is read.
+            tokio::task::yield_now().await;
         }
     }
 }
 
-async fn connection(stream: TcpStream, health: Health, metrics: Arc<Metrics>) {
+/// The connections, oldest first.
+#[derive(Default)]
+struct Places(VecDeque<Place>);
+
+struct Place {
+    address: IpAddr,
+    /// Whether its question was read.
+    asked: Arc<AtomicBool>,
+    task: AbortHandle,
+}
+
+impl Places {
+    fn leave(&mut self, task: tokio::task::Id) {
+        self.0.retain(|place| place.task.id() != task);
+    }
+
+    /// Ends the oldest connection of the address that holds the most, one whose question is still awaited if it has one:
+    /// kubelet, which holds one place for a moment, does not lose it to others that hold many.
+    fn evict(&mut self) {
+        let mut counts: HashMap<IpAddr, usize> = HashMap::new();
+        for place in &self.0 {
+            *counts.entry(place.address).or_default() += 1;
+        }
+        let most = counts.values().max().copied();
+        let candidates =
+            self.0.iter().enumerate().filter(|(_, place)| counts.get(&place.address).copied() == most);
+        let oldest = candidates.min_by_key(|(at, place)| (place.asked.load(Ordering::Relaxed), *at));
+        if let Some(place) = oldest.map(|(at, _)| at).and_then(|at| self.0.remove(at)) {
+            place.task.abort();
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, health: Health, metrics: Arc<Metrics>, asked: Arc<AtomicBool>) {
     let service = service_fn(|request| {
+        asked.store(true, Ordering::Relaxed);
         let response = answer(&request, &health, &metrics);
         async move { Ok::<_, Infallible>(response) }
     });

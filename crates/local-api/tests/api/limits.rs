@@ -132,11 +132,12 @@ async fn connections_over_the_limit_hear_why_and_a_closed_one_makes_room() {
     let rig = Rig::with(|settings| settings.max_connections_per_caller = 2);
     rig.view.set("db", b"1");
     let (mut first, mut second) = (rig.client().await, rig.client().await);
-    get(&mut first, "db").await.unwrap();
-    get(&mut second, "db").await.unwrap();
+    // Both are busy: an idle one would give way.
+    let watch = first.watch_secrets(WatchSecretsRequest::default()).await.unwrap();
+    let _other = second.watch_secrets(WatchSecretsRequest::default()).await.unwrap();
     let status = get(&mut rig.client().await, "db").await.err().unwrap();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::ResourceExhausted, "KW_LIMIT_EXCEEDED"));
-    drop(first);
+    drop((first, watch));
     while get(&mut rig.client().await, "db").await.is_err() {
         tokio::task::yield_now().await;
     }

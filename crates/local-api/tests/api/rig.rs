@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use hyper_util::rt::TokioIo;
 use keyward_core::SystemClock;
+use keyward_core::ledger::Account;
 use keyward_local_api::{ApiSettings, Parts, PeerCheck, Server, connect};
 use keyward_proto::secrets::v1::secret_service_client::SecretServiceClient;
 use keyward_proto::secrets::v1::*;
@@ -41,6 +42,18 @@ impl Rig {
         adjust: impl FnOnce(&mut ApiSettings),
         check: Option<Arc<dyn PeerCheck>>,
     ) -> Self {
+        Self::build(adjust, check, Account::unlimited())
+    }
+
+    pub(crate) fn with_account(adjust: impl FnOnce(&mut ApiSettings), account: Account) -> Self {
+        Self::build(adjust, None, account)
+    }
+
+    fn build(
+        adjust: impl FnOnce(&mut ApiSettings),
+        check: Option<Arc<dyn PeerCheck>>,
+        account: Account,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("keyward.sock");
         let mut settings = ApiSettings::new(&socket);
@@ -53,7 +66,7 @@ impl Rig {
             observer: kept.clone(),
             clock: Arc::new(SystemClock),
             ready: ready.subscribe(),
-            account: keyward_core::ledger::Account::unlimited(),
+            account,
         };
         let mut server = Server::bind(settings, parts).unwrap();
         if let Some(check) = check {

@@ -81,16 +81,56 @@ async fn anything_else_is_refused() {
 }
 
 #[tokio::test]
-async fn idle_connections_do_not_keep_others_out_for_long() {
+async fn connections_that_say_nothing_do_not_keep_a_probe_out() {
     let port = port().await;
     let mut idle = Vec::new();
-    for _ in 0..MAX_CONNECTIONS {
-        idle.push(TcpStream::connect(port.address).await.unwrap());
+    for number in 0..3 * MAX_CONNECTIONS {
+        let mut stream = TcpStream::connect(port.address).await.unwrap();
+        if number % 2 == 0 {
+            // Half a question; it may be closed already.
+            let _ = stream.write_all(b"GET /livez HTTP/1.1\r\nHost: x").await;
+        }
+        idle.push(stream);
+        if number % 16 == 15 {
+            let answer = get(&port, "/livez").await;
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{number}: {answer}");
+        }
     }
-    // All places are taken: the next one is closed without an answer.
-    assert_eq!(get(&port, "/livez").await, "");
-    drop(idle);
-    while !get(&port, "/livez").await.starts_with("HTTP/1.1 200 ") {}
+    // The oldest gave up their places.
+    for stream in idle.iter_mut().take(MAX_CONNECTIONS) {
+        assert!(!matches!(stream.read(&mut [0]).await, Ok(1..)));
+    }
+}
+
+#[tokio::test]
+async fn the_address_with_the_most_connections_gives_up_its_oldest_and_first_one_that_did_not_ask() {
+    let address = |last| IpAddr::from(Ipv4Addr::new(10, 0, 0, last));
+    let mut tasks = tokio::task::JoinSet::new();
+    let mut places = Places::default();
+    // Kubelet came first, one stranger twice, another three times; its oldest was asked and is being answered.
+    for (last, asked) in [(1, false), (2, false), (2, false), (3, true), (3, false), (3, false)] {
+        let task = tasks.spawn(std::future::pending::<()>());
+        places.0.push_back(Place { address: address(last), asked: Arc::new(AtomicBool::new(asked)), task });
+    }
+    let mut left = || {
+        places.evict();
+        places.0.iter().map(|place| (place.address, place.asked.load(Ordering::Relaxed))).collect::<Vec<_>>()
+    };
+    let of =
+        |all: &[(u8, bool)]| all.iter().map(|(last, asked)| (address(*last), *asked)).collect::<Vec<_>>();
+    assert_eq!(left(), of(&[(1, false), (2, false), (2, false), (3, true), (3, false)]));
+    assert_eq!(left(), of(&[(1, false), (2, false), (3, true), (3, false)]));
+    assert_eq!(left(), of(&[(1, false), (2, false), (3, true)]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_has_a_limited_time_for_its_question() {
+    let port = port().await;
+    let began = tokio::time::Instant::now();
+    let mut stream = TcpStream::connect(port.address).await.unwrap();
+    stream.write_all(b"GET /livez HTTP/1.1\r\n").await.unwrap();
+    let _ = stream.read_to_end(&mut Vec::new()).await;
+    assert_eq!(began.elapsed(), HEADER_LIMIT);
 }
 
 #[tokio::test]

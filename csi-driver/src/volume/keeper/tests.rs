@@ -195,6 +195,7 @@ fn node(
         observer: Arc::new(Silent),
         clock,
         health: Health::new(&[]),
+        crowd: keyward_local_api::Crowd::new(),
         ledger: keyward_core::ledger::Ledger::new(config.limits.ledger(usize::MAX)),
     });
     (node, broker)
