@@ -8,7 +8,6 @@ use std::time::Duration;
 use http::Uri;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
-use hyper_util::client::proxy::matcher::Intercept;
 use hyper_util::rt::TokioIo;
 use keyward_core::observe::{Event, Observer};
 use keyward_core::{Code, Error, Result};
@@ -19,6 +18,7 @@ use tower_service::Service;
 
 use crate::gate::{Gates, Line};
 use crate::handshake::{Handshake, Handshakes};
+use crate::proxy::Proxy;
 use crate::resolve::Resolver;
 use crate::roots::TlsConfigs;
 use crate::{Duplex, EgressSettings, ProxySettings, TlsFloor, failure};
@@ -81,16 +81,16 @@ impl Dialer {
     }
 
     /// RFC 9110 §9.3.6, over TLS when the proxy's scheme is `https`.
-    async fn tunnel(&self, uri: Uri, host: &str, proxy: &Intercept) -> Result<Boxed> {
+    async fn tunnel(&self, uri: Uri, host: &str, proxy: &Proxy) -> Result<Boxed> {
         let inner = ToProxy(self.clone());
-        let mut tunnel = Tunnel::new(proxy.uri().clone(), inner);
-        if let Some(authorization) = proxy.basic_auth() {
+        let mut tunnel = Tunnel::new(proxy.uri.clone(), inner);
+        if let Some(authorization) = &proxy.authorization {
             tunnel = tunnel.with_auth(authorization.clone());
         }
         match tunnel.call(uri).await {
             Ok(io) => Ok(Box::new(io.into_inner())),
             Err(error) => Err(failure::ours(&error).unwrap_or_else(|| {
-                let name = proxy.uri().authority().map_or("?", |authority| authority.as_str());
+                let name = proxy.name();
                 let message = format!(
                     "the proxy {name} did not open a tunnel to {host}; check HTTPS_PROXY and NO_PROXY"
                 );
