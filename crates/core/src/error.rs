@@ -219,6 +219,8 @@ codes! {
     NoSpace = "KW_NO_SPACE", ResourceExhausted, FileSystem;
     /// A file, directory, mount or socket operation failed.
     FileSystem = "KW_FILE_SYSTEM", System, FileSystem;
+    /// The node or the container has no file descriptor, process or thread left; the message says which limit to raise.
+    Exhausted = "KW_EXHAUSTED", System, FileSystem;
     /// A change notification did not reach its target.
     NotifyFailed = "KW_NOTIFY_FAILED", System, FileSystem;
     /// The audit log cannot be written and `audit.onFailure` is `deny`.

@@ -30,4 +30,4 @@ pub use retry_after::{RETRY_AFTER_LIMIT, parse_retry_after};
 pub use roots::parse_roots;
 pub use settings::{Duplex, EgressSettings, Network, TlsFloor, VaultRate};
 pub use vault::{VaultTransport, recover};
-pub use watched::Files;
+pub use watched::{Files, tell_of_polling};

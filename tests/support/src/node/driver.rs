@@ -114,6 +114,11 @@ impl Driver {
         }
     }
 
+    /// How the mounter has ended, if it has.
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("it was started here")
+    }
+
     /// Waits until the mounter has ended.
     pub async fn ended(&mut self) -> ExitStatus {
         let end = Instant::now() + PATIENCE;
