@@ -19,7 +19,7 @@ use tower_service::Service;
 use crate::gate::{Gates, Line};
 use crate::handshake::{Handshake, Handshakes};
 use crate::proxy::Proxy;
-use crate::resolve::Resolver;
+use crate::resolve::{Known, Resolver};
 use crate::roots::TlsConfigs;
 use crate::{Duplex, EgressSettings, ProxySettings, TlsFloor, failure};
 
@@ -34,7 +34,7 @@ pub(crate) struct Parts {
     pub(crate) tls: TlsConfigs,
     /// Sent as SNI and verified instead of the URL's host.
     pub(crate) server_name: Option<ServerName<'static>>,
-    /// For name resolution and the TCP connection together.
+    /// For the TCP connection with all addresses of a host.
     pub(crate) connect_limit: Duration,
     pub(crate) gates: Arc<Gates>,
     pub(crate) handshakes: Arc<Handshakes>,
@@ -126,8 +126,10 @@ impl Dialer {
     }
 }
 
+/// Looks the name up and connects, each under its own limit, so that it shows which of them is slow.
 async fn tcp(uri: Uri, host: &str, resolver: Resolver, limit: Duration) -> Result<Boxed> {
-    let mut connector = HttpConnector::new_with_resolver(resolver);
+    let addresses = resolver.resolve(host).await?;
+    let mut connector = HttpConnector::new_with_resolver(Known(addresses));
     connector.enforce_http(false);
     connector.set_nodelay(true);
     connector.set_connect_timeout(Some(limit));
@@ -170,7 +172,8 @@ impl Service<Uri> for ToProxy {
         Box::pin(async move {
             let host = uri.host().unwrap_or_default().to_ascii_lowercase();
             let secure = uri.scheme_str() == Some("https");
-            let io = tcp(uri, &host, Resolver::unrestricted(), dialer.0.connect_limit).await?;
+            let resolver = Resolver::unrestricted(dialer.0.resolver.lookups());
+            let io = tcp(uri, &host, resolver, dialer.0.connect_limit).await?;
             if secure {
                 dialer.proxy_handshake(&host, io).await.map(TokioIo::new)
             } else {

@@ -12,6 +12,7 @@ mod egress;
 mod failure;
 mod gate;
 mod handshake;
+mod lookup;
 mod post;
 mod proxy;
 mod request;
