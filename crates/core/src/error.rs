@@ -161,7 +161,7 @@ codes! {
     TokenThrottled = "KW_TOKEN_THROTTLED", Throttled, Token;
     /// The token endpoint's answer makes no sense.
     TokenProtocol = "KW_TOKEN_PROTOCOL", Protocol, Token;
-    /// A host name does not resolve.
+    /// A host name does not resolve, or the name server gives no answer in time.
     Dns = "KW_DNS", Unavailable, Dns;
     /// A host's addresses are not allowed (loopback or link-local without being listed).
     AddressRefused = "KW_ADDRESS_REFUSED", InvalidInput, Dns;
