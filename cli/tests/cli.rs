@@ -349,3 +349,36 @@ fn write_log(file: &Path) {
         log.close().await.unwrap();
     });
 }
+
+#[test]
+fn any_text_as_an_argument_or_a_file_is_refused_and_ends_nothing_else() {
+    use proptest::strategy::{Strategy as _, ValueTree as _};
+    use proptest::test_runner::TestRunner;
+    use std::os::unix::process::ExitStatusExt as _;
+    let mut runner = TestRunner::deterministic();
+    let mut text = || keyward_test_support::any_text().new_tree(&mut runner).unwrap().current();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("manifest.yaml");
+    for round in 0..90 {
+        // What an argument can be: no zero byte, and not longer than the kernel takes.
+        let word: String = text().chars().filter(|character| *character != '\0').take(20_000).collect();
+        std::fs::write(&file, text()).unwrap();
+        let path = file.to_str().unwrap();
+        let arguments: Vec<&str> = match round % 6 {
+            0 => vec!["lint", path],
+            1 => vec!["audit", "verify", path],
+            2 => vec!["get", "--socket", "/does/not/exist", "--", &word],
+            3 => vec!["lint", "--", &word],
+            4 => vec!["doctor", "--config", path],
+            _ => vec![&word],
+        };
+        let output = Command::new(env!("CARGO_BIN_EXE_keyward"))
+            .args(&arguments)
+            .env_clear()
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.signal(), None, "{arguments:?}: {output:?}");
+        assert!([0, 1, 64, 69, 77].contains(&output.status.code().unwrap()), "{arguments:?}: {output:?}");
+    }
+}

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use keyward_core::Result;
 use keyward_core::config::node::NodeConfig;
 use keyward_proto::csi::v1::volume_capability::{AccessType, MountVolume};
 use keyward_proto::csi::v1::{NodePublishVolumeRequest, VolumeCapability};
@@ -15,25 +16,47 @@ use crate::volume::{Presented, credential};
 /// Kubelet's root directory.
 const KUBELET: &str = "/var/lib/kubelet";
 
-/// Reads a publish with this volume context and these secrets, for a volume of the pod that the context names, and
-/// plans it; what begins with `class.` are the parameters of its class.
+/// As [`publish`], for a volume of the pod that the context names.
 ///
 /// # Panics
-/// When what is accepted would leave the volume, leave the clouds' vaults, or take another pod's credential.
+/// As [`publish`]; when a refusal has no words.
 pub fn volume_context(
     context: HashMap<String, String>,
     secrets: HashMap<String, String>,
     config: &NodeConfig,
 ) {
     let uid = context.get("csi.storage.k8s.io/pod.uid").cloned().unwrap_or_default();
-    let Ok(place) = Place::new(&uid, "secrets") else { return };
+    if let Err(error) = publish(context, secrets, &uid, "secrets", config) {
+        assert!(!error.message().is_empty());
+    }
+}
+
+/// Reads a publish with this volume context and these secrets, at the target of the pod `uid` and the volume `name`, and
+/// plans it; what begins with `class.` are the parameters of its class.
+///
+/// # Errors
+/// What kubelet would be told.
+///
+/// # Panics
+/// When what is accepted would leave the volume, leave the clouds' vaults, or take another pod's credential.
+pub fn publish(
+    context: HashMap<String, String>,
+    secrets: HashMap<String, String>,
+    uid: &str,
+    name: &str,
+    config: &NodeConfig,
+) -> Result<()> {
+    // The volume's id follows from the place, which only a usable pair has.
+    let place = Place::new(uid, name);
+    let volume_id = place.as_ref().map_or_else(|_| name.to_owned(), |place| place.volume_id().to_owned());
+    let target = format!("{KUBELET}/pods/{uid}/volumes/kubernetes.io~csi/{name}/mount");
     let parameters = context
         .iter()
         .filter_map(|(key, value)| Some((key.strip_prefix("class.")?.to_owned(), value.clone())))
         .collect();
     let request = NodePublishVolumeRequest {
-        volume_id: place.volume_id().to_owned(),
-        target_path: place.target(Path::new(KUBELET)).display().to_string(),
+        volume_id,
+        target_path: target,
         volume_capability: Some(VolumeCapability {
             access_type: Some(AccessType::Mount(MountVolume::default())),
             access_mode: None,
@@ -43,19 +66,13 @@ pub fn volume_context(
         secrets,
         ..NodePublishVolumeRequest::default()
     };
-    let wanted = match Wanted::read(Path::new(KUBELET), request) {
-        Ok(wanted) => wanted,
-        Err(error) => return assert!(!error.message().is_empty()),
-    };
-    assert!(wanted.place == place && wanted.pod.uid == uid, "another volume");
+    let wanted = Wanted::read(Path::new(KUBELET), request)?;
+    assert!(place.is_ok_and(|place| wanted.place == place) && wanted.pod.uid == uid, "another volume");
     let mut basis = Basis::of(&wanted);
     if let Source::Class(name) = &wanted.source {
         basis.class = Some(ClassText { name: name.clone(), provider: "azure".to_owned(), parameters });
     }
-    let plan = match Plan::make(&basis, &wanted.pod, config) {
-        Ok(plan) => plan,
-        Err(error) => return assert!(!error.message().is_empty()),
-    };
+    let plan = Plan::make(&basis, &wanted.pod, config)?;
     for host in plan.hosts() {
         let listed = config.vaults.iter().any(|vault| vault.host == host);
         assert!(listed || plan.cloud.owns(host.name()), "{host} is nobody's vault");
@@ -65,6 +82,7 @@ pub fn volume_context(
         // Whether the token is genuine only its issuer knows; that it names this pod is ours to know.
         drop(credential(&plan.way, &presented, &wanted.pod));
     }
+    Ok(())
 }
 
 /// Reads what a client of the registration socket sends, as the HTTP/2 library would be given it.

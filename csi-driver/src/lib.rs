@@ -30,6 +30,7 @@ mod reports;
 mod request;
 mod restore;
 mod serve;
+mod spare;
 mod state;
 mod taint;
 mod volume;
@@ -37,7 +38,7 @@ mod volume;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use keyward_core::{Code, Error, ErrorKind, Result};
+use keyward_core::{Error, ErrorKind, Result};
 
 /// Runs the node plugin with a command line, the program's name included, and says how it ended: 0 success, 64 a
 /// mistake in configuration or flags, 69 what is needed is not there (kernel, sockets, the other process), 1 else.
@@ -69,7 +70,10 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn broker(setup: args::Setup) -> Result<()> {
     mounter::release_signals()?;
     let channel = mounts::take_channel()?;
+    spare::descriptors()?;
     confine::enter(&setup.needs())?;
+    // Not before: what confines a process wants it to have one thread.
+    spare::threads()?;
     on_runtime(app::run(setup, channel))
 }
 
@@ -80,7 +84,7 @@ fn on_runtime(run: impl Future<Output = Result<()>>) -> Result<()> {
         .thread_keep_alive(std::time::Duration::from_secs(1))
         .max_blocking_threads(32)
         .build()
-        .map_err(|error| Error::new(Code::Internal, "the runtime cannot start").detail(error))?;
+        .map_err(|error| spare::explained("start the runtime", &error))?;
     let result = runtime.block_on(run);
     // A conversion that still runs must not hold up the exit.
     runtime.shutdown_background();

@@ -62,6 +62,7 @@ pub fn run(settings: Settings) -> ExitCode {
 fn serve(settings: &Settings) -> Result<u8> {
     // First of all: whoever ends the driver while it starts must reach the broker too.
     let signals = Signals::block()?;
+    crate::spare::descriptors()?;
     tmpfs::check_kernel()?;
     state::prepare(settings)?;
     let mut broker = start::broker(settings)?;

@@ -38,8 +38,9 @@ pub struct Listening {
     /// The socket's file (`O_PATH`): connecting to `/proc/self/fd/<its number>` reaches this very socket, and its link
     /// count is 0 once its name is gone.
     pub file: OwnedFd,
-    /// An inotify instance that becomes readable when the name or its directory goes or is replaced.
-    pub watch: OwnedFd,
+    /// An inotify instance that becomes readable when the name or its directory goes or is replaced; `None` when the
+    /// node has none left, and [`Mounts::is_named`] has to be asked.
+    pub watch: Option<OwnedFd>,
 }
 
 impl Mounts {
@@ -153,10 +154,22 @@ impl Mounts {
             Socket::Registration => "bind the registration socket",
         };
         let (reply, descriptors) = self.ask(&Request::Listen(socket), what)?;
-        match (reply, <[OwnedFd; 3]>::try_from(descriptors)) {
-            (Reply::Opened, Ok([listener, file, watch])) => {
+        let mut descriptors = descriptors.into_iter();
+        match (reply, descriptors.next(), descriptors.next(), descriptors.next()) {
+            (Reply::Opened, Some(listener), Some(file), watch) => {
                 Ok(Listening { listener: UnixListener::from(listener), file, watch })
             }
+            _ => Err(senseless()),
+        }
+    }
+
+    /// Whether a socket that was bound still has its name.
+    ///
+    /// # Errors
+    /// When the mounter is gone.
+    pub fn is_named(&self, socket: Socket) -> Result<bool> {
+        match self.ask(&Request::Named(socket), "look for a socket")? {
+            (Reply::Done(named), _) => Ok(named),
             _ => Err(senseless()),
         }
     }

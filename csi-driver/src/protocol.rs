@@ -45,6 +45,19 @@ pub enum Socket {
     Registration,
 }
 
+impl Socket {
+    fn number(self) -> u8 {
+        match self {
+            Self::Csi => 1,
+            Self::Registration => 2,
+        }
+    }
+
+    fn of(number: u8) -> Option<Self> {
+        [Self::Csi, Self::Registration].into_iter().find(|socket| socket.number() == number)
+    }
+}
+
 /// A mount to act on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Which {
@@ -75,6 +88,8 @@ pub enum Request {
     List(u32),
     /// Bind a socket.
     Listen(Socket),
+    /// Whether a socket that was bound still has its name; asked where inotify cannot tell.
+    Named(Socket),
     /// Give the file that comes along an owner.
     Own {
         /// The user.
@@ -136,15 +151,16 @@ impl Request {
             }
             Self::Listen(socket) => {
                 to.u8(10);
-                to.u8(match socket {
-                    Socket::Csi => 1,
-                    Socket::Registration => 2,
-                });
+                to.u8(socket.number());
             }
             Self::Own { uid, gid } => {
                 to.u8(11);
                 to.u32(*uid);
                 to.u32(*gid);
+            }
+            Self::Named(socket) => {
+                to.u8(12);
+                to.u8(socket.number());
             }
         }
         message
@@ -178,12 +194,9 @@ impl Request {
             }
             8 => Self::Unmount(Place::decode(&mut from)?),
             9 => Self::List(from.u32()?),
-            10 => Self::Listen(match from.u8()? {
-                1 => Socket::Csi,
-                2 => Socket::Registration,
-                _ => return None,
-            }),
+            10 => Self::Listen(Socket::of(from.u8()?)?),
             11 => Self::Own { uid: from.u32()?, gid: from.u32()? },
+            12 => Self::Named(Socket::of(from.u8()?)?),
             _ => return None,
         };
         (request.encode() == message).then_some(request)

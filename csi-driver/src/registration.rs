@@ -37,6 +37,8 @@ const RETRY: Duration = Duration::from_millis(200);
 const CALLS: u32 = 256;
 /// Kubelet said no: before it is asked again.
 const REFUSED: Duration = Duration::from_secs(5);
+/// How often a socket's name is looked for where inotify is used up.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// Answers CSI calls until `stop`.
 pub(crate) async fn serve_csi(
@@ -54,7 +56,7 @@ pub(crate) async fn serve_csi(
         let router = server()
             .add_service(IdentityServer::new(IdentityService(Arc::clone(&node))))
             .add_service(node_server);
-        let ended = run(router, listening, &stop, std::future::pending()).await;
+        let ended = run(&node, Socket::Csi, router, listening, &stop, std::future::pending()).await;
         node.health.set(Condition::Socket, false);
         tell(ended, "CSI");
         // Kubelet keeps the endpoint that it registered: it must find the new socket by registering anew.
@@ -82,7 +84,7 @@ pub(crate) async fn serve_registration(
                 () = async { refused.notified().await; tokio::time::sleep(REFUSED).await } => {}
             }
         };
-        let ended = run(router, listening, &stop, over).await;
+        let ended = run(&node, Socket::Registration, router, listening, &stop, over).await;
         node.health.set(Condition::Registration, false);
         tell(ended, "registration");
     }
@@ -122,6 +124,8 @@ async fn bound(
 
 /// Serves until the socket's name is gone, `over` or `stop`.
 async fn run(
+    node: &Node,
+    socket: Socket,
     router: tonic::transport::server::Router,
     listening: Listening,
     stop: &CancellationToken,
@@ -133,7 +137,7 @@ async fn run(
     };
     listener.set_nonblocking(true).map_err(failed)?;
     let listener = UnixListener::from_std(listener).map_err(failed)?;
-    let vanished = vanished(watch)?;
+    let vanished = vanished(node, socket, watch);
     let end = CancellationToken::new();
     let incoming = UnixListenerStream::new(listener)
         .map(|stream| stream.map(|stream| AnyAuthority::new(Alive::new(stream))));
@@ -153,13 +157,24 @@ async fn run(
     Ok(())
 }
 
-/// Returns when inotify says that the name or its directory is gone.
-fn vanished(watch: OwnedFd) -> Result<impl Future<Output = ()>> {
-    let watch = watched(watch)?;
-    Ok(async move {
-        // Any event is a reason to bind anew, and the descriptor is not used again.
-        let _ = watch.readable().await;
-    })
+/// Returns when the name or its directory is gone: inotify tells, or else the mounter is asked.
+async fn vanished(node: &Node, socket: Socket, watch: Option<OwnedFd>) {
+    let nothing = || Error::new(Code::Internal, "the mounter has no inotify instance");
+    match watch.ok_or_else(nothing).and_then(watched) {
+        Ok(watch) => {
+            // Any event is a reason to bind anew, and the descriptor is not used again.
+            let _ = watch.readable().await;
+        }
+        Err(error) => {
+            keyward_egress::tell_of_polling(&error);
+            loop {
+                tokio::time::sleep(LOOK).await;
+                if let Ok(false) = node.blocking(move |mounts| mounts.is_named(socket)).await {
+                    return;
+                }
+            }
+        }
+    }
 }
 
 /// A descriptor whose readiness the runtime tells.

@@ -10,6 +10,8 @@ mod application;
 mod class;
 #[path = "driver/confinement.rs"]
 mod confinement;
+#[path = "driver/exhausted.rs"]
+mod exhausted;
 #[path = "driver/forgery.rs"]
 mod forgery;
 #[path = "driver/hands.rs"]

@@ -28,6 +28,8 @@ fn request() -> impl Strategy<Value = Request> {
         any::<u32>().prop_map(Request::List),
         Just(Request::Listen(Socket::Csi)),
         Just(Request::Listen(Socket::Registration)),
+        Just(Request::Named(Socket::Csi)),
+        Just(Request::Named(Socket::Registration)),
         (any::<u32>(), any::<u32>()).prop_map(|(uid, gid)| Request::Own { uid, gid }),
     ]
 }

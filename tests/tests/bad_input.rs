@@ -497,3 +497,93 @@ fn mistakes_of_several_rows_come_in_one_error() {
         assert!(error.contains(part), "{part} is not in {error}");
     }
 }
+
+/// The user part of an address as people write it, with and without what must be escaped.
+const USER_PARTS: &[&str] = &[
+    "user:hunter2",
+    ":hunter2",
+    "hunter2",
+    "us@er:hun@hunter2",
+    "user:hun/hunter2",
+    "user:1/hunter2",
+    "user:hunter2#?",
+];
+
+#[test]
+fn no_setting_takes_or_quotes_an_address_with_a_password() {
+    let sidecar = "objects: ['kv://shop/secrets/a']\ngrpc: {socket: /run/k.sock}\n";
+    let cases: &[(&str, &str)] = &[
+        (sidecar, "vaults: [{host: '{}@shop.example'}]"),
+        (sidecar, "vaults: [{host: shop.example, address: '{}@10.0.0.4:443'}]"),
+        (sidecar, "tls: {hosts: [{host: '{}@shop.example', minimumVersion: '1.2'}]}"),
+        (sidecar, "identity: {authorityHost: 'https://{}@login.example'}"),
+        (sidecar, "identity: {method: managed-identity, metadataEndpoint: 'http://{}@169.254.169.254'}"),
+        (sidecar, "cloud: {authorityHost: 'https://{}@login.example', vaultDnsSuffix: example}"),
+        (
+            sidecar,
+            "cloud: {authorityHost: 'https://l.example', vaultDnsSuffix: example, audience: 'https://{}@a.example'}",
+        ),
+        (sidecar, "cloud: {authorityHost: 'https://l.example', vaultDnsSuffix: '{}@example'}"),
+        (sidecar, "traces: {endpoint: 'http://{}@127.0.0.1:4318'}"),
+        (sidecar, "admin: {listen: '{}@127.0.0.1:9464'}"),
+        ("grpc: {socket: /run/k.sock}\n", "objects: ['https://{}@shop.vault.azure.net/secrets/a']"),
+        (
+            "grpc: {socket: /run/k.sock}\n",
+            "objects: [{from: 'kv://shop/secrets/a', notify: {http: 'http://{}@127.0.0.1/'}}]",
+        ),
+    ];
+    let node: &[&str] = &[
+        "vaults: [{host: '{}@shop.example'}]",
+        "identityBinding: {proxy: 'https://{}@proxy.example'}",
+        "clouds: [{name: c, authorityHost: 'https://{}@login.example', vaultDnsSuffix: example}]",
+        "traces: {endpoint: 'https://{}@collector.example'}",
+    ];
+    let refused = |what: String, error: Option<keyward_core::Error>| {
+        let error = error.unwrap_or_else(|| panic!("accepted: {what}"));
+        let text = format!("{error} {:?}", error.internal_detail());
+        assert!(
+            !text.contains("hunter2") && !text.contains("hun@") && !text.contains("hun/"),
+            "{what}: {text}"
+        );
+    };
+    for user in USER_PARTS {
+        for (rest, case) in cases {
+            let document = format!("{rest}{}\n", case.replace("{}", user));
+            refused(document.clone(), config::parse(document.as_bytes()).err());
+        }
+        for case in node {
+            let document = case.replace("{}", user);
+            refused(document.clone(), config::node::parse(document.as_bytes()).err());
+        }
+    }
+}
+
+#[test]
+fn no_variable_takes_or_quotes_an_address_with_a_password() {
+    use keyward_identity::{IdentitySettings, ManagedEndpoint, Selector};
+    for user in USER_PARTS {
+        for name in ["AZURE_AUTHORITY_HOST", "AZURE_KUBERNETES_TOKEN_PROXY"] {
+            let vars = |asked: &str| match asked {
+                "AZURE_CLIENT_ID" | "AZURE_TENANT_ID" => {
+                    Some("11111111-1111-1111-1111-111111111111".to_owned())
+                }
+                "AZURE_FEDERATED_TOKEN_FILE" => Some("/t".to_owned()),
+                _ if asked == name => Some(format!("https://{user}@login.example")),
+                _ => None,
+            };
+            let error = IdentitySettings::from_env(&vars).err().expect(name).to_string();
+            assert!(error.contains(name) && !error.contains("hunter2"), "{error}");
+        }
+        for name in ["AZURE_POD_IDENTITY_AUTHORITY_HOST", "IMDS_ENDPOINT", "IDENTITY_ENDPOINT"] {
+            let vars = |asked: &str| match asked {
+                "IDENTITY_HEADER" if name == "IDENTITY_ENDPOINT" => Some("header".to_owned()),
+                _ if asked == name => Some(format!("http://{user}@169.254.169.254/x")),
+                _ => None,
+            };
+            let endpoint = ManagedEndpoint::from_vars(&vars);
+            let settings = IdentitySettings::ManagedIdentity { selector: Selector::System, endpoint };
+            let error = settings.check().err().expect(name).to_string();
+            assert!(error.contains("user or a password") && !error.contains("hunter2"), "{error}");
+        }
+    }
+}

@@ -92,7 +92,8 @@ async fn list(
     limit: usize,
 ) -> (Vec<(Arc<Entry>, Option<UnixTime>)>, usize) {
     let listing = within_limit(provider.list(&group.1, group.2, limit));
-    let listed = Priority::new(Urgency::Refresh).scope(listing).await.and_then(|listed| listed);
+    let priority = Priority::new(Urgency::Refresh).asked_by(group.0.to_string().into());
+    let listed = priority.scope(listing).await.and_then(|listed| listed);
     let until = shared.clock.boot() + shared.settings.load().list_denied_for;
     let listed = match listed {
         Ok(listed) => listed,

@@ -47,7 +47,7 @@ impl Shared {
             return flight;
         }
         let (sender, flight) = watch::channel(None);
-        let priority = Priority::new(urgency);
+        let priority = Priority::new(urgency).asked_by(entry.key.identity.to_string().into());
         memory.flight = Some((flight.clone(), priority.clone()));
         memory.passed_over = 0;
         entry.set_flying(true);

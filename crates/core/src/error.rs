@@ -161,7 +161,7 @@ codes! {
     TokenThrottled = "KW_TOKEN_THROTTLED", Throttled, Token;
     /// The token endpoint's answer makes no sense.
     TokenProtocol = "KW_TOKEN_PROTOCOL", Protocol, Token;
-    /// A host name does not resolve.
+    /// A host name does not resolve, or the name server gives no answer in time.
     Dns = "KW_DNS", Unavailable, Dns;
     /// A host's addresses are not allowed (loopback or link-local without being listed).
     AddressRefused = "KW_ADDRESS_REFUSED", InvalidInput, Dns;
@@ -219,6 +219,8 @@ codes! {
     NoSpace = "KW_NO_SPACE", ResourceExhausted, FileSystem;
     /// A file, directory, mount or socket operation failed.
     FileSystem = "KW_FILE_SYSTEM", System, FileSystem;
+    /// The node or the container has no file descriptor, process or thread left; the message says which limit to raise.
+    Exhausted = "KW_EXHAUSTED", System, FileSystem;
     /// A change notification did not reach its target.
     NotifyFailed = "KW_NOTIFY_FAILED", System, FileSystem;
     /// The audit log cannot be written and `audit.onFailure` is `deny`.

@@ -3,6 +3,7 @@
 //! Every other crate speaks in these words. Data moves from a [`Provider`] to the broker as [`Fetched`] content, to
 //! readers as a [`Snapshot`], and to applications as a [`Served`] value; errors are one closed [`Error`].
 
+pub mod address;
 pub mod audit;
 pub mod backoff;
 mod clock;

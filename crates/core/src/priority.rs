@@ -27,6 +27,7 @@ pub struct Priority(Arc<State>);
 struct State {
     is_start: AtomicBool,
     waiting: Mutex<Vec<Waker>>,
+    asker: Option<Arc<str>>,
 }
 
 thread_local! {
@@ -37,8 +38,24 @@ impl Priority {
     /// A priority of its own.
     #[must_use]
     pub fn new(urgency: Urgency) -> Self {
+        Self::of(urgency, None)
+    }
+
+    /// The same on behalf of `asker`, whose share of what is scarce a read takes: name look-ups.
+    #[must_use]
+    pub fn asked_by(&self, asker: Arc<str>) -> Self {
+        Self::of(self.urgency(), Some(asker))
+    }
+
+    fn of(urgency: Urgency, asker: Option<Arc<str>>) -> Self {
         let is_start = AtomicBool::new(urgency == Urgency::Start);
-        Self(Arc::new(State { is_start, waiting: Mutex::default() }))
+        Self(Arc::new(State { is_start, waiting: Mutex::default(), asker }))
+    }
+
+    /// On whose behalf it is; `None` is the process itself.
+    #[must_use]
+    pub fn asker(&self) -> Option<Arc<str>> {
+        self.0.asker.clone()
     }
 
     /// That of the scope in which the calling future is polled.

@@ -8,7 +8,6 @@ use std::time::Duration;
 use http::Uri;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
-use hyper_util::client::proxy::matcher::Intercept;
 use hyper_util::rt::TokioIo;
 use keyward_core::observe::{Event, Observer};
 use keyward_core::{Code, Error, Result};
@@ -19,7 +18,8 @@ use tower_service::Service;
 
 use crate::gate::{Gates, Line};
 use crate::handshake::{Handshake, Handshakes};
-use crate::resolve::Resolver;
+use crate::proxy::Proxy;
+use crate::resolve::{Known, Resolver};
 use crate::roots::TlsConfigs;
 use crate::{Duplex, EgressSettings, ProxySettings, TlsFloor, failure};
 
@@ -34,7 +34,7 @@ pub(crate) struct Parts {
     pub(crate) tls: TlsConfigs,
     /// Sent as SNI and verified instead of the URL's host.
     pub(crate) server_name: Option<ServerName<'static>>,
-    /// For name resolution and the TCP connection together.
+    /// For the TCP connection with all addresses of a host.
     pub(crate) connect_limit: Duration,
     pub(crate) gates: Arc<Gates>,
     pub(crate) handshakes: Arc<Handshakes>,
@@ -81,16 +81,16 @@ impl Dialer {
     }
 
     /// RFC 9110 §9.3.6, over TLS when the proxy's scheme is `https`.
-    async fn tunnel(&self, uri: Uri, host: &str, proxy: &Intercept) -> Result<Boxed> {
+    async fn tunnel(&self, uri: Uri, host: &str, proxy: &Proxy) -> Result<Boxed> {
         let inner = ToProxy(self.clone());
-        let mut tunnel = Tunnel::new(proxy.uri().clone(), inner);
-        if let Some(authorization) = proxy.basic_auth() {
+        let mut tunnel = Tunnel::new(proxy.uri.clone(), inner);
+        if let Some(authorization) = &proxy.authorization {
             tunnel = tunnel.with_auth(authorization.clone());
         }
         match tunnel.call(uri).await {
             Ok(io) => Ok(Box::new(io.into_inner())),
             Err(error) => Err(failure::ours(&error).unwrap_or_else(|| {
-                let name = proxy.uri().authority().map_or("?", |authority| authority.as_str());
+                let name = proxy.name();
                 let message = format!(
                     "the proxy {name} did not open a tunnel to {host}; check HTTPS_PROXY and NO_PROXY"
                 );
@@ -126,8 +126,10 @@ impl Dialer {
     }
 }
 
+/// Looks the name up and connects, each under its own limit, so that it shows which of them is slow.
 async fn tcp(uri: Uri, host: &str, resolver: Resolver, limit: Duration) -> Result<Boxed> {
-    let mut connector = HttpConnector::new_with_resolver(resolver);
+    let addresses = resolver.resolve(host).await?;
+    let mut connector = HttpConnector::new_with_resolver(Known(addresses));
     connector.enforce_http(false);
     connector.set_nodelay(true);
     connector.set_connect_timeout(Some(limit));
@@ -170,7 +172,8 @@ impl Service<Uri> for ToProxy {
         Box::pin(async move {
             let host = uri.host().unwrap_or_default().to_ascii_lowercase();
             let secure = uri.scheme_str() == Some("https");
-            let io = tcp(uri, &host, Resolver::unrestricted(), dialer.0.connect_limit).await?;
+            let resolver = Resolver::unrestricted(dialer.0.resolver.lookups());
+            let io = tcp(uri, &host, resolver, dialer.0.connect_limit).await?;
             if secure {
                 dialer.proxy_handshake(&host, io).await.map(TokioIo::new)
             } else {

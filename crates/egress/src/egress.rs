@@ -16,13 +16,14 @@ use crate::client::{self, Client};
 use crate::dial::{Dialer, Parts};
 use crate::gate::{Gate, Gates, Limits, Protocol};
 use crate::handshake::Handshakes;
+use crate::lookup::Lookups;
 use crate::post::PostClient;
 use crate::request::{Request, Response, Target, Trust};
 use crate::resolve::Resolver;
 use crate::roots::{self, TlsConfigs};
 use crate::{EgressSettings, Handshake, ProxySettings, TlsFloor, VaultTransport, body, failure};
 
-/// For name resolution and the TCP connection together, with all addresses.
+/// For the TCP connection with all addresses of a host, once its name is looked up.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 /// The same for what is on this machine: where there is no metadata service, nobody should wait long to learn it.
@@ -37,6 +38,7 @@ pub struct Egress {
     observer: Arc<dyn Observer>,
     handshakes: Arc<Handshakes>,
     gates: Arc<Gates>,
+    lookups: Lookups,
     /// HTTPS by the public and extra roots. Replaced as a whole when the roots change.
     public: ArcSwap<Client>,
     /// Plain HTTP to the metadata service and loopback: no proxy, no name to resolve.
@@ -57,6 +59,7 @@ impl Egress {
         let roots = roots::public_roots(settings.extra_roots_pem.as_deref())?;
         let settings = Arc::new(settings);
         let (handshakes, gates) = <(Arc<Handshakes>, Arc<Gates>)>::default();
+        let lookups = Lookups::default();
         let tls = TlsConfigs::new(roots, Arc::clone(&clock))?;
         let parts = |resolver, proxy| Parts {
             settings: Arc::clone(&settings),
@@ -69,8 +72,8 @@ impl Egress {
             handshakes: Arc::clone(&handshakes),
             observer: Arc::clone(&observer),
         };
-        let public = parts(Resolver::new(&settings), settings.proxy.clone());
-        let mut plain = parts(Resolver::unrestricted(), ProxySettings::none());
+        let public = parts(Resolver::new(&settings, lookups.clone()), settings.proxy.clone());
+        let mut plain = parts(Resolver::unrestricted(lookups.clone()), ProxySettings::none());
         plain.connect_limit = NEAR_CONNECT_LIMIT;
         Ok(Arc::new(Self {
             public: ArcSwap::from_pointee(client::build(Dialer::new(public), settings.max_connections_http1)),
@@ -80,6 +83,7 @@ impl Egress {
             observer,
             handshakes,
             gates,
+            lookups,
         }))
     }
 
@@ -89,7 +93,7 @@ impl Egress {
     /// # Errors
     /// `KW_CONFIG_INVALID` when the roots cannot be read; the old ones stay.
     pub fn reload_roots(&self, pem: Option<&[u8]>) -> Result<()> {
-        let resolver = Resolver::new(&self.settings);
+        let resolver = Resolver::new(&self.settings, self.lookups.clone());
         let dialer = self.dialer(roots::public_roots(pem)?, resolver, self.settings.proxy.clone(), None)?;
         self.public.store(Arc::new(client::build(dialer, self.settings.max_connections_http1)));
         Ok(())
@@ -110,10 +114,10 @@ impl Egress {
             Some(pem) => roots::parse_roots(pem)?,
             None => roots::public_roots(self.settings.extra_roots_pem.as_deref())?,
         };
-        let resolver = Resolver::new(&EgressSettings {
-            resolve: self.settings.resolve.clone(),
-            ..EgressSettings::default()
-        });
+        let resolver = Resolver::new(
+            &EgressSettings { resolve: self.settings.resolve.clone(), ..EgressSettings::default() },
+            self.lookups.clone(),
+        );
         let dialer = self.dialer(roots, resolver, ProxySettings::none(), server_name)?;
         Ok(Trust(Arc::new(client::build(dialer, 1))))
     }

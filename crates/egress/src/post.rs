@@ -4,8 +4,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderValue, Method, header};
-use keyward_core::{Code, Error, HttpPost, Result};
-use url::Url;
+use keyward_core::{Code, Error, HttpPost, Result, address};
 
 use crate::request::{PlainHttp, Request, RequestBody, Target};
 use crate::{Egress, Response};
@@ -28,10 +27,10 @@ impl PostClient {
 #[async_trait]
 impl HttpPost for PostClient {
     async fn post(&self, url: &str, content_type: &str, body: Bytes, timeout: Duration) -> Result<u16> {
-        let bad = |what| Error::new(Code::AddressRefused, what);
-        let url = Url::parse(url).map_err(|_| bad("the URL to post to is not a URL"))?;
-        let content_type =
-            HeaderValue::from_str(content_type).map_err(|_| bad("the content type cannot be a header"))?;
+        let bad = |what: String| Error::new(Code::AddressRefused, what);
+        let url = address::parse(url).map_err(|why| bad(format!("the URL to post to {why}")))?;
+        let content_type = HeaderValue::from_str(content_type)
+            .map_err(|_| bad("the content type cannot be a header".to_owned()))?;
         let mut request =
             Request::new(self.target, Method::POST, url).header(header::CONTENT_TYPE, content_type);
         request.body = RequestBody::Plain(body);

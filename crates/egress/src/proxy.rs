@@ -2,13 +2,38 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::Uri;
-use hyper_util::client::proxy::matcher::{Intercept, Matcher};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::{HeaderValue, Uri};
+use hyper_util::client::proxy::matcher::Matcher;
+use keyward_core::address;
+use percent_encoding::percent_decode_str;
 
 /// Which proxy HTTPS requests go through, by the variables that curl made customary.
 #[derive(Clone, Default)]
 pub struct ProxySettings {
-    matcher: Option<Arc<Matcher>>,
+    set: Option<Arc<Set>>,
+}
+
+struct Set {
+    /// Never told the user part: nothing can print what it does not hold.
+    matcher: Matcher,
+    authorization: Option<HeaderValue>,
+}
+
+/// The proxy of one request. No `Debug`: it holds a password.
+pub(crate) struct Proxy {
+    /// Scheme, host and port.
+    pub(crate) uri: Uri,
+    /// Basic authentication, when the address has a user part.
+    pub(crate) authorization: Option<HeaderValue>,
+}
+
+impl Proxy {
+    /// Host and port, as it may be printed.
+    pub(crate) fn name(&self) -> String {
+        self.uri.authority().map_or_else(|| "?".to_owned(), |authority| authority.as_str().to_owned())
+    }
 }
 
 impl ProxySettings {
@@ -20,8 +45,8 @@ impl ProxySettings {
 
     /// Reads `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`, in upper case first and then in lower case.
     ///
-    /// The scheme of a proxy is `http` (also when none is written) or `https`; user and password in its URL become
-    /// basic authentication. Anything else, SOCKS included, counts as not set. `HTTP_PROXY` is not read: no plain HTTP
+    /// The scheme of a proxy is `http` (also when none is written) or `https`. What stands before the last `@` is user
+    /// and password, percent-decoded and sent as basic authentication (RFC 7617). Anything else, SOCKS included, counts as not set. `HTTP_PROXY` is not read: no plain HTTP
     /// request of Keyward may go through a proxy. `NO_PROXY` holds names (with their subdomains), addresses, networks or `*`, separated by
     /// commas.
     #[must_use]
@@ -32,36 +57,53 @@ impl ProxySettings {
         let https = first(["HTTPS_PROXY", "https_proxy"]).or_else(|| first(["ALL_PROXY", "all_proxy"]));
         let Some(https) = https else { return Self::none() };
         let no = first(["NO_PROXY", "no_proxy"]).unwrap_or_default();
-        Self { matcher: Some(Arc::new(Matcher::builder().https(https.trim().to_owned()).no(no).build())) }
+        let (address, authorization) = without_user(https.trim());
+        let matcher = Matcher::builder().https(address).no(no).build();
+        Self { set: Some(Arc::new(Set { matcher, authorization })) }
     }
 
     /// Host and port of the proxy that a request to `host` goes through, for `doctor`.
     #[must_use]
     pub fn for_host(&self, host: &str) -> Option<String> {
         let uri = Uri::builder().scheme("https").authority(host).path_and_query("/").build().ok()?;
-        self.intercept(&uri)
-            .and_then(|intercept| intercept.uri().authority().map(|authority| authority.as_str().to_owned()))
+        self.intercept(&uri).map(|proxy| proxy.name())
     }
 
     /// The proxy for `uri`, which is HTTPS. Loopback never goes through one, as in most HTTP clients.
-    pub(crate) fn intercept(&self, uri: &Uri) -> Option<Intercept> {
+    pub(crate) fn intercept(&self, uri: &Uri) -> Option<Proxy> {
         let host = uri.host()?.trim_start_matches('[').trim_end_matches(']');
         let loopback = host.eq_ignore_ascii_case("localhost")
             || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
         if loopback {
             return None;
         }
-        self.matcher
-            .as_ref()?
-            .intercept(uri)
-            .filter(|intercept| matches!(intercept.uri().scheme_str(), Some("http" | "https")))
+        let set = self.set.as_ref()?;
+        let uri = set.matcher.intercept(uri)?.uri().clone();
+        matches!(uri.scheme_str(), Some("http" | "https"))
+            .then(|| Proxy { uri, authorization: set.authorization.clone() })
     }
+}
+
+/// A proxy's address without its user part, and that part as basic authentication. The user ends at the first colon.
+fn without_user(text: &str) -> (String, Option<HeaderValue>) {
+    let (scheme, rest) = text.split_once("://").map_or(("http", text), |(scheme, rest)| (scheme, rest));
+    let (user, rest) = address::split_user(rest);
+    let authorization = user.and_then(|user| {
+        let (user, password) = user.split_once(':').unwrap_or((user, ""));
+        let mut pair: Vec<u8> = percent_decode_str(user).collect();
+        pair.push(b':');
+        pair.extend(percent_decode_str(password));
+        let mut value = HeaderValue::try_from(format!("Basic {}", STANDARD.encode(&pair))).ok()?;
+        value.set_sensitive(true);
+        Some(value)
+    });
+    (format!("{scheme}://{rest}"), authorization)
 }
 
 /// Without user and password.
 impl fmt::Debug for ProxySettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.matcher.is_some() { "ProxySettings(set)" } else { "ProxySettings(none)" })
+        f.write_str(if self.set.is_some() { "ProxySettings(set)" } else { "ProxySettings(none)" })
     }
 }
 
@@ -130,7 +172,37 @@ mod tests {
         assert!(!format!("{proxy:?}").contains("hunter2"));
     }
 
+    #[test]
+    fn the_last_at_sign_splits_and_the_proxy_gets_the_whole_password() {
+        for (address, pair) in [
+            ("http://user:sec@ret@127.0.0.1:3129", &b"user:sec@ret"[..]),
+            ("user:sec@ret@127.0.0.1:3129", b"user:sec@ret"),
+            ("http://user:se/c?r#et@127.0.0.1:3129", b"user:se/c?r#et"),
+            ("http://user:12/secret@127.0.0.1:3129/", b"user:12/secret"),
+            ("http://user:s:e%40c%20ret@127.0.0.1:3129", b"user:s:e@c ret"),
+            ("http://user:%ffsecret@127.0.0.1:3129", b"user:\xffsecret"),
+            ("http://secret@127.0.0.1:3129", b"secret:"),
+            ("http://:secret@127.0.0.1:3129", b":secret"),
+            ("http://user:100%secret@127.0.0.1:3129", b"user:100%secret"),
+        ] {
+            let uri = Uri::from_static("https://a.example/");
+            let proxy = settings(&[("HTTPS_PROXY", address)]).intercept(&uri).unwrap();
+            assert_eq!(proxy.name(), "127.0.0.1:3129", "{address}");
+            let sent = proxy.authorization.unwrap();
+            let sent = sent.to_str().unwrap().strip_prefix("Basic ").unwrap();
+            assert_eq!(STANDARD.decode(sent).unwrap(), pair, "{address}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn nothing_of_a_user_part_is_in_the_proxys_name(user in "\\PC{0,12}", password in "[ -~]{0,24}") {
+            let address = format!("http://{user}:{password}@p.example:3128");
+            if let Some(name) = settings(&[("HTTPS_PROXY", &address)]).for_host("a.example") {
+                prop_assert_eq!(name, "p.example:3128");
+            }
+        }
+
         #[test]
         fn any_variables_are_read_without_panic_and_star_spares_everything(value in "\\PC{0,80}", no in "\\PC{0,80}", host in "[a-z]{1,12}(\\.[a-z]{1,12}){0,3}") {
             let _ = settings(&[("HTTPS_PROXY", &value), ("NO_PROXY", &no)]).for_host(&host);

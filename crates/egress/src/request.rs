@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use keyward_core::{Code, Error, Result, SecretBytes};
+use keyward_core::{Code, Error, Result, SecretBytes, address};
 use url::{Host, Url};
 
 use crate::client::Client;
@@ -156,9 +156,7 @@ impl Request {
 }
 
 fn refused(url: &Url, why: &str) -> Error {
-    // Only scheme and host: the rest of a URL may be private.
-    let host = url.host_str().unwrap_or("?");
-    Error::new(Code::AddressRefused, format!("the URL {}://{host}/… {why}", url.scheme()))
+    Error::new(Code::AddressRefused, format!("the URL {}/… {why}", address::show(url)))
 }
 
 fn is_near(host: &Host<&str>, loopback_only: bool) -> bool {

@@ -1,7 +1,7 @@
 use std::collections::{HashMap, HashSet};
-use std::future::Future;
+use std::convert::Infallible;
+use std::future::{Ready, ready};
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -9,10 +9,14 @@ use hyper_util::client::legacy::connect::dns::Name;
 use keyward_core::{Code, Error, Result};
 
 use crate::EgressSettings;
+use crate::lookup::Lookups;
 
 /// Which addresses a name leads to, and whether we may go there.
 #[derive(Clone, Default)]
-pub(crate) struct Resolver(Arc<Policy>);
+pub(crate) struct Resolver {
+    policy: Arc<Policy>,
+    lookups: Lookups,
+}
 
 #[derive(Default)]
 struct Policy {
@@ -22,22 +26,28 @@ struct Policy {
 }
 
 impl Resolver {
-    pub(crate) fn new(settings: &EgressSettings) -> Self {
+    pub(crate) fn new(settings: &EgressSettings, lookups: Lookups) -> Self {
         let fixed =
             settings.resolve.iter().map(|(name, address)| (name.to_ascii_lowercase(), *address)).collect();
         // `local_hosts` are configured as vault hosts are, so a port may follow.
         let exempt =
             settings.local_hosts.iter().map(|host| without_port(host).to_ascii_lowercase()).collect();
-        Self(Arc::new(Policy { fixed, refuse_local: settings.refuse_local_addresses, exempt }))
+        let policy = Policy { fixed, refuse_local: settings.refuse_local_addresses, exempt };
+        Self { policy: Arc::new(policy), lookups }
     }
 
-    /// Asks nobody and refuses nothing: for proxies and metadata services, which an administrator names.
-    pub(crate) fn unrestricted() -> Self {
-        Self::default()
+    /// Refuses nothing and knows no fixed address: for proxies and metadata services, which an administrator names.
+    pub(crate) fn unrestricted(lookups: Lookups) -> Self {
+        Self { policy: Arc::default(), lookups }
+    }
+
+    /// The pool that it looks names up in.
+    pub(crate) fn lookups(&self) -> Lookups {
+        self.lookups.clone()
     }
 
     pub(crate) fn is_fixed(&self, host: &str) -> bool {
-        self.0.fixed.contains_key(host)
+        self.policy.fixed.contains_key(host)
     }
 
     /// Checks a host that is written as an address, which is never resolved.
@@ -48,18 +58,20 @@ impl Resolver {
         }
     }
 
-    async fn resolve(self, name: String) -> Result<Vec<SocketAddr>> {
-        let name = name.to_ascii_lowercase();
-        if let Some(address) = self.0.fixed.get(&name) {
+    /// The addresses of a host, which may be an address itself; looking it up has a limit of its own.
+    ///
+    /// # Errors
+    /// `KW_DNS`; `KW_ADDRESS_REFUSED`.
+    pub(crate) async fn resolve(&self, host: &str) -> Result<Vec<SocketAddr>> {
+        let name = host.to_ascii_lowercase();
+        if let Some(address) = self.policy.fixed.get(&name) {
             return Ok(vec![*address]);
         }
-        let addresses: Vec<_> = tokio::net::lookup_host((name.as_str(), 0))
-            .await
-            .map_err(|error| unresolved(&name).detail(error))?
-            .collect();
-        if addresses.is_empty() {
-            return Err(unresolved(&name));
+        if let Ok(address) = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+            self.check(&name, address)?;
+            return Ok(vec![SocketAddr::new(address, 0)]);
         }
+        let addresses = self.lookups.of(&name).await?;
         for address in &addresses {
             self.check(&name, address.ip())?;
         }
@@ -67,7 +79,7 @@ impl Resolver {
     }
 
     fn check(&self, host: &str, address: IpAddr) -> Result<()> {
-        if !self.0.refuse_local || !is_local(address) || self.0.exempt.contains(host) {
+        if !self.policy.refuse_local || !is_local(address) || self.policy.exempt.contains(host) {
             return Ok(());
         }
         let message = format!(
@@ -75,13 +87,6 @@ impl Resolver {
         );
         Err(Error::new(Code::AddressRefused, message))
     }
-}
-
-fn unresolved(name: &str) -> Error {
-    Error::new(
-        Code::Dns,
-        format!("the name {name} does not resolve; check its spelling and the cluster's DNS"),
-    )
 }
 
 fn without_port(host: &str) -> &str {
@@ -93,25 +98,30 @@ fn without_port(host: &str) -> &str {
 /// Loopback, link-local, unspecified, and their IPv4-mapped forms.
 fn is_local(address: IpAddr) -> bool {
     match address.to_canonical() {
-        IpAddr::V4(address) => address.is_loopback() || address.is_link_local() || address.octets()[0] == 0,
+        IpAddr::V4(address) => {
+            address.is_loopback() || address.is_link_local() || matches!(address.octets(), [0, ..])
+        }
         IpAddr::V6(address) => {
             address.is_loopback() || address.is_unicast_link_local() || address.is_unspecified()
         }
     }
 }
 
-impl tower_service::Service<Name> for Resolver {
-    type Response = std::vec::IntoIter<SocketAddr>;
-    type Error = Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response>> + Send>>;
+/// Addresses that are known, in the place of a resolver.
+#[derive(Clone)]
+pub(crate) struct Known(pub(crate) Vec<SocketAddr>);
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<()>> {
+impl tower_service::Service<Name> for Known {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = Infallible;
+    type Future = Ready<std::result::Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<std::result::Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, name: Name) -> Self::Future {
-        let resolving = self.clone().resolve(name.as_str().to_owned());
-        Box::pin(async move { resolving.await.map(Vec::into_iter) })
+    fn call(&mut self, _: Name) -> Self::Future {
+        ready(Ok(self.0.clone().into_iter()))
     }
 }
 
@@ -120,12 +130,15 @@ mod tests {
     use super::*;
 
     fn refusing(local_hosts: &[&str]) -> Resolver {
-        Resolver::new(&EgressSettings {
-            refuse_local_addresses: true,
-            local_hosts: local_hosts.iter().map(|host| (*host).to_owned()).collect(),
-            resolve: vec![("Shop.example".to_owned(), "127.0.0.1:8443".parse().unwrap())],
-            ..EgressSettings::default()
-        })
+        Resolver::new(
+            &EgressSettings {
+                refuse_local_addresses: true,
+                local_hosts: local_hosts.iter().map(|host| (*host).to_owned()).collect(),
+                resolve: vec![("Shop.example".to_owned(), "127.0.0.1:8443".parse().unwrap())],
+                ..EgressSettings::default()
+            },
+            Lookups::default(),
+        )
     }
 
     #[test]
@@ -159,14 +172,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_that_leads_to_loopback_is_refused_unless_listed() {
-        let error = refusing(&[]).resolve("localhost".to_owned()).await.unwrap_err();
+        let error = refusing(&[]).resolve("localhost").await.unwrap_err();
         assert_eq!(error.code(), Code::AddressRefused);
-        assert!(refusing(&["LOCALHOST"]).resolve("localhost".to_owned()).await.is_ok());
+        assert!(refusing(&["LOCALHOST"]).resolve("localhost").await.is_ok());
     }
 
     #[tokio::test]
     async fn a_fixed_name_is_not_looked_up() {
-        let found = refusing(&[]).resolve("SHOP.example".to_owned()).await.unwrap();
+        let found = refusing(&[]).resolve("SHOP.example").await.unwrap();
         assert_eq!(found, ["127.0.0.1:8443".parse::<SocketAddr>().unwrap()]);
     }
 }

@@ -8,7 +8,7 @@ use azure_core::http::headers::Headers;
 use azure_core::http::{AsyncRawResponse, Body, HttpClient, StatusCode};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use keyward_core::{Code, Error, Result, VaultHost};
+use keyward_core::{Code, Error, Result, VaultHost, address};
 use url::Url;
 
 use crate::egress::VAULT_DEADLINE;
@@ -83,10 +83,9 @@ impl VaultTransport {
             return Ok(());
         }
         let message = format!(
-            "a request meant for {} was to go to {}://{}; nothing was sent",
+            "a request meant for {} was to go to {}; nothing was sent",
             self.host,
-            url.scheme(),
-            url.host_str().unwrap_or("?"),
+            address::show(url),
         );
         Err(Error::new(Code::OriginRefused, message))
     }

@@ -1,9 +1,15 @@
+use std::fmt;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 use std::time::Duration;
 
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
-use tokio::sync::mpsc;
+use rustix::fs::inotify::{CreateFlags, ReadFlags, Reader, WatchFlags, add_watch, init};
+use rustix::io::Errno;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::time::{MissedTickBehavior, interval};
 
 /// How often files are looked at when the node has no inotify instance left.
@@ -14,11 +20,11 @@ const SETTLE: Duration = Duration::from_millis(100);
 /// Tells when one of a few files has other content: configuration, federated token, TLS roots.
 ///
 /// One inotify instance watches their directories (kubelet swaps a link there, the files themselves never change).
-/// Events are only hints: what counts is whether a file's fingerprint differs.
+/// Events are only hints: what counts is whether a file's fingerprint differs. It takes one descriptor and no thread;
+/// without one, and whenever inotify has nothing more to say, the files are looked at every 10 s.
 pub struct Files {
     watched: Vec<(PathBuf, Option<Fingerprint>)>,
-    hints: mpsc::Receiver<()>,
-    watcher: Option<RecommendedWatcher>,
+    directories: Option<Directories>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,34 +36,15 @@ struct Fingerprint {
 }
 
 impl Files {
-    /// Begins to watch `paths`; one that does not exist yet is watched for its appearance.
+    /// Begins to watch `paths`; one that does not exist yet is watched for its appearance. To be called within a
+    /// runtime.
     #[must_use]
     pub fn watch(paths: Vec<PathBuf>) -> Self {
-        let (sender, hints) = mpsc::channel(1);
-        // A full channel already holds the hint.
-        let watcher = notify::recommended_watcher(move |_| {
-            let _ = sender.try_send(());
-        });
-        let mut watcher = match watcher {
-            Ok(watcher) => Some(watcher),
-            Err(error) => {
-                tracing::warn!(%error, "no inotify instance is left; files are looked at every 10 s");
-                None
-            }
-        };
-        if let Some(active) = &mut watcher {
-            let mut directories: Vec<_> =
-                paths.iter().filter_map(|path| path.parent()).map(readable).collect();
-            directories.sort_unstable();
-            directories.dedup();
-            for directory in directories {
-                if let Err(error) = active.watch(directory, RecursiveMode::NonRecursive) {
-                    tracing::warn!(directory = %directory.display(), %error, "a directory cannot be watched; its files are looked at every 10 s");
-                    watcher = None;
-                    break;
-                }
-            }
-        }
+        let mut directories: Vec<_> =
+            paths.iter().filter_map(|path| path.parent()).map(readable).map(Path::to_owned).collect();
+        directories.sort_unstable();
+        directories.dedup();
+        let directories = Directories::watch(&directories);
         let watched = paths
             .into_iter()
             .map(|path| {
@@ -65,7 +52,7 @@ impl Files {
                 (path, seen)
             })
             .collect();
-        Self { watched, hints, watcher }
+        Self { watched, directories }
     }
 
     /// Waits until at least one file differs from what was last seen, and returns those. Cancel-safe.
@@ -77,11 +64,17 @@ impl Files {
             if !changed.is_empty() {
                 return changed;
             }
-            if self.watcher.is_some() && self.hints.recv().await.is_some() {
-                tokio::time::sleep(SETTLE).await;
-                while self.hints.try_recv().is_ok() {}
-            } else {
-                poll.tick().await;
+            match &self.directories {
+                Some(directories) => {
+                    if directories.event().await.is_err() {
+                        tracing::warn!("a watched directory is gone; its files are looked at every 10 s");
+                        self.directories = None;
+                    }
+                    tokio::time::sleep(SETTLE).await;
+                }
+                None => {
+                    poll.tick().await;
+                }
             }
         }
     }
@@ -97,6 +90,89 @@ impl Files {
         }
         changed
     }
+}
+
+/// Says once in the life of a process that it looks at what it would watch, and why.
+pub fn tell_of_polling(why: &dyn fmt::Display) {
+    static TOLD: Once = Once::new();
+    TOLD.call_once(|| {
+        tracing::warn!(
+            %why,
+            "inotify is used up on this node: files are looked at every 10 s and sockets every 2 s instead; raise \
+             fs.inotify.max_user_instances or fs.inotify.max_user_watches to see changes at once"
+        );
+    });
+}
+
+/// An inotify instance on a few directories.
+struct Directories(AsyncFd<OwnedFd>);
+
+impl Directories {
+    /// `None` when there is no instance, or when a directory cannot be watched; the log says which.
+    fn watch(directories: &[PathBuf]) -> Option<Self> {
+        let watch = match instance() {
+            Ok(watch) => watch,
+            Err(error) => {
+                tell_of_polling(&error);
+                return None;
+            }
+        };
+        let what = WatchFlags::ATTRIB
+            | WatchFlags::CLOSE_WRITE
+            | WatchFlags::CREATE
+            | WatchFlags::DELETE
+            | WatchFlags::DELETE_SELF
+            | WatchFlags::MODIFY
+            | WatchFlags::MOVE
+            | WatchFlags::MOVE_SELF
+            | WatchFlags::ONLYDIR;
+        for directory in directories {
+            match add_watch(watch.get_ref(), directory, what) {
+                Ok(_) => {}
+                Err(errno @ (Errno::NOSPC | Errno::NOMEM)) => {
+                    tell_of_polling(&errno);
+                    return None;
+                }
+                Err(error) => {
+                    tracing::warn!(directory = %directory.display(), %error, "a directory cannot be watched; its files are looked at every 10 s");
+                    return None;
+                }
+            }
+        }
+        Some(Self(watch))
+    }
+
+    /// Waits until something happens in one of the directories; an error when there is nothing more to come.
+    async fn event(&self) -> std::io::Result<()> {
+        loop {
+            let mut ready = self.0.readable().await?;
+            if let Ok(result) = ready.try_io(|watch| Ok(drain(watch.get_ref())?)) {
+                return result;
+            }
+        }
+    }
+}
+
+/// Takes all events that wait.
+fn drain(watch: &OwnedFd) -> rustix::io::Result<()> {
+    let mut buffer = [MaybeUninit::uninit(); 4096];
+    let mut reader = Reader::new(watch, &mut buffer);
+    let mut some = false;
+    loop {
+        match reader.next() {
+            // The directory is gone, or its file system.
+            Ok(event) if event.events().contains(ReadFlags::IGNORED) => return Err(Errno::NOENT),
+            Ok(_) => some = true,
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) if some => return Ok(()),
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+#[expect(deprecated, reason = "the descriptor is owned, which is all that the newer, unsafe call asks for")]
+fn instance() -> std::io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?, Interest::READABLE)
 }
 
 /// The directory of a path without one is the working directory.
@@ -137,11 +213,27 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_directory_that_goes_and_comes_back_is_looked_at() {
+        let directory = tempfile::tempdir().unwrap();
+        let inner = directory.path().join("mounted");
+        std::fs::create_dir(&inner).unwrap();
+        let file = inner.join("token");
+        let mut files = Files::watch(vec![file.clone()]);
+        assert!(files.directories.is_some());
+        std::fs::remove_dir(&inner).unwrap();
+        std::fs::create_dir(&inner).unwrap();
+        assert!(tokio::time::timeout(Duration::from_secs(1), files.changed()).await.is_err());
+        assert!(files.directories.is_none(), "the old directory has nothing more to say");
+        std::fs::write(&file, "again").unwrap();
+        assert_eq!(files.changed().await, [file]);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn without_inotify_a_change_is_seen_by_looking() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("token");
         let mut files = Files::watch(vec![file.clone()]);
-        files.watcher = None;
+        files.directories = None;
         let change = async {
             tokio::time::sleep(Duration::from_secs(3)).await;
             std::fs::write(&file, "appeared").unwrap();

@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use keyward_core::{Code, Error, IdentityKey, Result, SecretBytes};
+use keyward_core::{Code, Error, IdentityKey, Result, SecretBytes, address};
 use url::Url;
 
 mod config;
@@ -258,21 +258,19 @@ fn check_origin(text: &str, what: &str) -> Result<()> {
 
 /// An https URL without user, password, query and fragment.
 fn check_https(text: &str, what: &str) -> Result<Url> {
-    let url = Url::parse(text).map_err(|_| invalid(format!("{what} is not a URL")))?;
-    let plain = url.username().is_empty()
-        && url.password().is_none()
-        && url.query().is_none()
-        && url.fragment().is_none();
-    match url.scheme() {
-        "https" if plain && url.host().is_some() => Ok(url),
-        "https" => Err(invalid(format!("{what} has no user, query or fragment"))),
-        _ => Err(invalid(format!("{what} must be https"))),
+    let url = address::parse(text).map_err(|why| invalid(format!("{what} {why}")))?;
+    if url.scheme() != "https" {
+        return Err(invalid(format!("{what} must be https")));
+    }
+    if url.query().is_none() && url.fragment().is_none() && url.host().is_some() {
+        Ok(url)
+    } else {
+        Err(invalid(format!("{what} has no query or fragment")))
     }
 }
 
 fn check_metadata(text: &str) -> Result<()> {
-    let url =
-        Url::parse(text).map_err(|_| invalid("the metadata service's address is not a URL".to_owned()))?;
+    let url = address::parse(text).map_err(|why| invalid(format!("the metadata service's address {why}")))?;
     if matches!(url.scheme(), "http" | "https") && url.host().is_some() {
         Ok(())
     } else {

@@ -25,6 +25,9 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// A connection without traffic is asked whether it is alive: a watch may be silent for minutes.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
+/// Stands for the proxy of a cluster that has none; nothing connects to it (RFC 2606).
+const NO_PROXY: &str = "none.invalid";
+
 /// Connections kept for later, beside the two that watch.
 const SPARE: usize = 2;
 
@@ -41,10 +44,19 @@ pub(crate) async fn connect(kubeconfig: Option<&Path>) -> Result<kube::Client> {
 }
 
 async fn from_file(path: &Path) -> Result<Config> {
-    let file = Kubeconfig::read_from(path).map_err(|e| invalid("the kubeconfig cannot be read").detail(e))?;
-    Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+    let mut file =
+        Kubeconfig::read_from(path).map_err(|e| invalid("the kubeconfig cannot be read").detail(e))?;
+    // Where a cluster names no proxy, kube would take that of HTTPS_PROXY, which is for vaults.
+    for cluster in file.clusters.iter_mut().filter_map(|named| named.cluster.as_mut()) {
+        if cluster.proxy_url.as_deref().is_none_or(str::is_empty) {
+            cluster.proxy_url = Some(NO_PROXY.to_owned());
+        }
+    }
+    let mut config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
         .await
-        .map_err(|e| invalid("the kubeconfig cannot be used").detail(e))
+        .map_err(|e| invalid("the kubeconfig cannot be used").detail(e))?;
+    config.proxy_url.take_if(|proxy| proxy.host() == Some(NO_PROXY));
+    Ok(config)
 }
 
 fn client(config: &Config) -> Result<kube::Client> {

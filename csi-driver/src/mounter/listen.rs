@@ -27,8 +27,8 @@ pub(super) struct Bound {
     pub(super) listener: OwnedFd,
     /// Its file.
     pub(super) file: OwnedFd,
-    /// Tells when its name or directory goes.
-    pub(super) watch: OwnedFd,
+    /// Tells when its name or directory goes; `None` when inotify is used up, so that the broker has to ask.
+    pub(super) watch: Option<OwnedFd>,
 }
 
 impl Sockets {
@@ -54,12 +54,20 @@ impl Sockets {
         Ok(Some(bound))
     }
 
+    /// Whether the name of a socket that was bound is still its own.
+    pub(super) fn is_named(&self, socket: Socket) -> bool {
+        let path = match socket {
+            Socket::Csi => Some(&self.csi),
+            Socket::Registration => self.registration.as_ref(),
+        };
+        self.bound.iter().any(|(bound, known)| Some(bound) == path && is_at(bound, *known))
+    }
+
     /// Removes the names that are still those of our sockets, and not of another driver that took over.
     pub(super) fn remove(&self) {
         for (path, known) in &self.bound {
             let Ok((directory, name)) = open_parent(path) else { continue };
-            let found = statat(&directory, &name, AtFlags::SYMLINK_NOFOLLOW);
-            if found.is_ok_and(|found| identity(&found) == *known) {
+            if is_at(path, *known) {
                 let _ = unlinkat(&directory, &name, AtFlags::empty());
             }
         }
@@ -90,7 +98,8 @@ fn bind_at(path: &Path) -> Result<Bound> {
         let file =
             openat(&directory, hidden, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
         renameat(&directory, hidden, &directory, &name)?;
-        let watch = watch(&file, &directory)?;
+        // A socket must be there; to be told of its end is a comfort.
+        let watch = watch(&file, &directory).ok();
         Ok((file, watch))
     };
     match finish() {
@@ -110,6 +119,13 @@ fn watch(file: &OwnedFd, directory: &OwnedFd) -> Result<OwnedFd> {
     add_watch(&watch, format!("/proc/self/fd/{}", file.as_raw_fd()), gone | WatchFlags::ATTRIB)?;
     add_watch(&watch, format!("/proc/self/fd/{}", directory.as_raw_fd()), gone | WatchFlags::ONLYDIR)?;
     Ok(watch)
+}
+
+/// Whether the name leads to this very file.
+fn is_at(path: &Path, known: (u64, u64)) -> bool {
+    open_parent(path)
+        .and_then(|(directory, name)| statat(&directory, &name, AtFlags::SYMLINK_NOFOLLOW))
+        .is_ok_and(|found| identity(&found) == known)
 }
 
 fn open_parent(path: &Path) -> Result<(OwnedFd, OsString)> {

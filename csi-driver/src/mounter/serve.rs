@@ -82,8 +82,10 @@ impl Mounter {
             }
             Request::Listen(socket) => {
                 let bound = self.sockets.listen(socket)?.ok_or(Reason::NoSocket)?;
-                (Reply::Opened, vec![bound.listener, bound.file, bound.watch])
+                let descriptors = [bound.listener, bound.file].into_iter().chain(bound.watch).collect();
+                (Reply::Opened, descriptors)
             }
+            Request::Named(socket) => without(Reply::Done(self.sockets.is_named(socket))),
             Request::Own { .. } => return Err(Reason::Malformed.into()),
         })
     }

@@ -39,7 +39,7 @@ pub(super) fn broker(settings: &Settings) -> Result<Broker> {
         .args(&settings.broker_args)
         .stdin(Stdio::from(theirs))
         .spawn()
-        .map_err(|error| Error::new(Code::Internal, format!("cannot start the broker: {error}")))?;
+        .map_err(|error| crate::spare::explained("start the broker", &error))?;
     Ok(Broker { child, socket: Some(socket) })
 }
 

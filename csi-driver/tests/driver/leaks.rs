@@ -12,6 +12,7 @@ use keyward_test_support::kubelet::{Context, Pod, PodVolume};
 use keyward_test_support::node::{DRIVER, Driver, Node, VAULT};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 use crate::BINARY;
 use crate::application::Client;
@@ -22,6 +23,9 @@ const NEXT: &str = "canary-value-Zr81kPq0Wd";
 const UNREAD: &str = "canary-value-Hs55yTn3Bc";
 const CLIENT_SECRET: &str = "canary-client-secret-Fe6Ua2";
 const WRONG_SECRET: &str = "canary-client-secret-Jo9Ni7";
+/// The user part of the proxy's address, with an `@` as it is, and what of it must show nowhere.
+const PROXY_USER: &str = "canary-user-Vd3:canary-proxy-Kt5@canary-proxy-Wm2";
+const PROXY_PARTS: [&str; 3] = ["canary-user-Vd3", "canary-proxy-Kt5", "canary-proxy-Wm2"];
 
 /// A node that has done everything that a driver does, well and badly, at the most talkative level.
 struct Talkative {
@@ -43,7 +47,12 @@ impl Talkative {
         let principal =
             node.emulator.identities().register(Registration::application().client_secret(CLIENT_SECRET));
         node.vault().assign(&principal, keyward_emulator::Permission::READ_ALL);
-        let driver = node.drive().await;
+        let proxy = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut line = node.command();
+        line.variables
+            .push(("HTTPS_PROXY".to_owned(), format!("http://{PROXY_USER}@{}", proxy.local_addr().unwrap())));
+        let asked = tokio::spawn(refuse_once(proxy));
+        let driver = node.drive_with(&line).await;
         let (mut canaries, mut messages) = (Vec::new(), Vec::new());
         for text in [VALUE, NEXT, UNREAD, CLIENT_SECRET, WRONG_SECRET] {
             canaries.push(text.to_owned());
@@ -105,6 +114,13 @@ impl Talkative {
             canaries.extend(signatures(&context));
             messages.push(node.kubelet.publish(&volume, &context).await.unwrap_err().message().to_owned());
         }
+        // A vault behind the proxy, which refuses.
+        let beyond = json!(["https://beyond.vault.azure.net/secrets/value"]).to_string();
+        let beyond = node.volume_of(&node.pod("beyond-0"), &beyond, &[]);
+        messages.push(node.publish(&beyond).await.unwrap_err().message().to_owned());
+        assert!(messages.last().unwrap().contains("HTTPS_PROXY"), "{messages:?}");
+        let sent = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, PROXY_USER);
+        assert!(asked.await.unwrap().contains(&sent), "the proxy gets the whole password");
         // The way there is longer than the name of a socket may be.
         let directory = fs::File::open(node.kubelet.target(&web)).unwrap();
         let socket = format!("/proc/self/fd/{}/keyward.sock", directory.as_raw_fd());
@@ -122,6 +138,18 @@ impl Talkative {
         Some(Self { node, driver, web, legacy: with_secret, canaries, messages })
     }
 
+    /// As [`Self::is_clean`], for what people read: there the proxy's user part is not either, which the process itself
+    /// has in its environment.
+    fn is_clean_to_read(&self, what: &str, text: &[u8]) {
+        self.is_clean(what, text);
+        let text = String::from_utf8_lossy(text);
+        let sent = base64::Engine::encode(&base64::engine::general_purpose::STANDARD_NO_PAD, PROXY_USER);
+        for part in PROXY_PARTS.into_iter().chain([sent.as_str()]) {
+            let line = text.lines().find(|line| line.contains(part));
+            assert!(line.is_none(), "{what} holds {part}: {}", line.unwrap_or_default());
+        }
+    }
+
     fn is_clean(&self, what: &str, text: &[u8]) {
         assert!(!text.is_empty(), "{what} was not found");
         for canary in &self.canaries {
@@ -130,6 +158,21 @@ impl Talkative {
             assert!(line.is_none(), "{what} holds {canary}: {}", line.unwrap_or_default());
         }
     }
+}
+
+/// A proxy that refuses every tunnel; returns the head of the first request and goes on refusing.
+async fn refuse_once(proxy: TcpListener) -> String {
+    let (mut client, _) = proxy.accept().await.unwrap();
+    let mut head = vec![0; 4096];
+    let length = client.read(&mut head).await.unwrap();
+    client.write_all(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n").await.unwrap();
+    head.truncate(length);
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = proxy.accept().await {
+            let _ = client.write_all(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n").await;
+        }
+    });
+    String::from_utf8_lossy(&head).into_owned()
 }
 
 /// The part of each token that is a secret, and that nothing else is made of.
@@ -191,20 +234,21 @@ fn texts_in_memory(pid: u32) -> Vec<u8> {
 async fn no_value_token_or_client_secret_is_in_logs_metrics_messages_kubernetes_state_or_proc() {
     let Some(talkative) = Talkative::start().await else { return };
     let Talkative { node, driver, messages, .. } = &talkative;
-    talkative.is_clean("the log", driver.log().as_bytes());
+    talkative.is_clean_to_read("the log", driver.log().as_bytes());
     assert!(driver.log().contains("DEBUG"), "the log is at its most talkative");
     for path in ["/metrics", "/readyz", "/livez"] {
-        talkative.is_clean(path, page(driver, path).await.as_bytes());
+        talkative.is_clean_to_read(path, page(driver, path).await.as_bytes());
     }
-    talkative.is_clean("the messages", messages.join("\n").as_bytes());
-    talkative.is_clean("the statuses", json!(node.api.statuses()).to_string().as_bytes());
-    talkative.is_clean("the events", json!(node.api.events()).to_string().as_bytes());
-    talkative.is_clean("what was asked of the API server", node.api.requests().join("\n").as_bytes());
-    talkative.is_clean("the audit log", &fs::read(node.kubelet.dir().join("audit/audit.jsonl")).unwrap());
+    talkative.is_clean_to_read("the messages", messages.join("\n").as_bytes());
+    talkative.is_clean_to_read("the statuses", json!(node.api.statuses()).to_string().as_bytes());
+    talkative.is_clean_to_read("the events", json!(node.api.events()).to_string().as_bytes());
+    talkative.is_clean_to_read("what was asked of the API server", node.api.requests().join("\n").as_bytes());
+    talkative
+        .is_clean_to_read("the audit log", &fs::read(node.kubelet.dir().join("audit/audit.jsonl")).unwrap());
     let records = fs::read_dir(node.kubelet.dir().join("state/volumes")).unwrap();
     let records: Vec<_> = records.map(|record| fs::read(record.unwrap().path()).unwrap()).collect();
     assert_eq!(records.len(), 2);
-    talkative.is_clean("the state", &records.concat());
+    talkative.is_clean_to_read("the state", &records.concat());
     for pid in [driver.mounter(), driver.broker().unwrap()] {
         for file in ["cmdline", "environ"] {
             talkative.is_clean(file, &fs::read(format!("/proc/{pid}/{file}")).unwrap());

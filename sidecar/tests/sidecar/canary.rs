@@ -14,6 +14,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use keyward_emulator::{Effect, Fault};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpListener;
 use tokio::time::sleep;
 use tonic::Status;
 
@@ -152,6 +154,82 @@ async fn once_and_check_config_say_no_value_either() {
     }
     let said = read_to_string(rig.path("sidecar.log")).unwrap();
     assert!(said.matches("KW_CONTENT_INVALID").count() >= 3, "{said}");
+    needles.absent("the log", said.as_bytes());
+}
+
+/// B1, and the other places where an address may carry a password: such an address is refused, a proxy's is not printed.
+#[tokio::test]
+async fn the_password_of_a_proxy_or_of_an_address_shows_nowhere() {
+    let rig = Rig::start().await;
+    let canary = format!("c4nary@{:032x}", fastrand::u128(..));
+    let needles = Needles::of(&canary);
+    let proxy = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = proxy.local_addr().unwrap();
+    let refusing = tokio::spawn(async move {
+        while let Ok((mut client, _)) = proxy.accept().await {
+            let _ = client.write_all(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n").await;
+        }
+    });
+    let collector = Collector::start().await;
+    rig.vault().set_secret("plain", "value");
+    let objects = "- kv://shop/secrets/plain\n\
+                   - {from: kv://beyond/secrets/plain, name: beyond, optional: true}";
+    let config = rig.config(objects).replace("level: debug", "level: trace")
+        + &format!(
+            "admin: {{listen: '127.0.0.1:0'}}\ntraces: {{endpoint: 'http://{}/v1/traces'}}\n",
+            collector.address
+        );
+    let variables = [("HTTPS_PROXY", format!("http://user:{canary}@{address}"))];
+    let sidecar = rig.launch_with(&config, &[], &variables);
+    sidecar.ready().await;
+    let (client, admin) = (sidecar.client().await, sidecar.admin().await);
+    let error = client.refresh("beyond").await.err().unwrap();
+    needles.absent("an error", &everything_in(&error));
+    needles.absent("metrics", http_get(admin, "/metrics").await.1.as_bytes());
+    assert!(
+        sidecar.log().contains(&format!("the proxy {address} did not open a tunnel")),
+        "{}",
+        sidecar.log()
+    );
+    assert!(sidecar.stop().await.success());
+    refusing.abort();
+    needles.absent("traces", &collector.received());
+    needles.absent("the audit log", &std::fs::read(rig.path("audit.jsonl")).unwrap());
+
+    let config = rig.config("- kv://shop/secrets/plain").replace("level: debug", "level: trace");
+    for (flag, address) in [
+        ("--traces-endpoint", "http://{}@127.0.0.1:4318"),
+        ("--identity-authorityHost", "https://{}@login.example"),
+        ("--vaults", "[{host: '{}@shop.vault.azure.net'}]"),
+        ("--objects", "['https://{}@shop.vault.azure.net/secrets/plain']"),
+        ("--objects", "[{from: 'kv://shop/secrets/plain', notify: {http: 'http://{}@127.0.0.1/'}}]"),
+    ] {
+        for user in [format!("user:{canary}"), format!(":{canary}"), canary.clone(), format!("u:1/{canary}")]
+        {
+            let value = address.replace("{}", &user);
+            assert_eq!(
+                rig.launch_with(&config, &[flag, &value], &[]).ends_with().await,
+                64,
+                "{flag} {value}"
+            );
+        }
+    }
+    for (name, address) in
+        [("AZURE_AUTHORITY_HOST", "https://{}@login.example"), ("IMDS_ENDPOINT", "http://{}@127.0.0.1:1")]
+    {
+        let identity = match name {
+            "IMDS_ENDPOINT" => "{method: managed-identity}".to_owned(),
+            _ => rig
+                .workload_identity()
+                .replace(&format!(", authorityHost: '{}'", rig.emulator.authority_url()), ""),
+        };
+        let config =
+            rig.config_as(&identity, "- kv://shop/secrets/plain").replace("level: debug", "level: trace");
+        let variables = [(name, address.replace("{}", &format!("user:{canary}")))];
+        assert_eq!(rig.launch_with(&config, &["--once"], &variables).ends_with().await, 64, "{name}");
+    }
+    let said = read_to_string(rig.path("sidecar.log")).unwrap();
+    assert!(said.matches("must not hold a user or a password").count() >= 10, "{said}");
     needles.absent("the log", said.as_bytes());
 }
 

@@ -5,9 +5,11 @@ mod hand_view;
 pub mod kubelet;
 mod model_vault;
 pub mod node;
+mod texts;
 
 pub use hand_view::{HandView, Kept};
 pub use model_vault::{Counts, Fault, ModelVault};
+pub use texts::{any_text, is_tidy};
 
 use std::time::Duration;
 

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::fake_api::FakeApi;
 use crate::kubelet::{Context, Kubelet, Pod, PodVolume};
-pub use driver::Driver;
+pub use driver::{CommandLine, Driver};
 
 /// The driver's name.
 pub const DRIVER: &str = "csi.keyward.dev";
@@ -99,7 +99,12 @@ impl Node {
 
     /// Starts the driver and registers it.
     pub async fn drive(&self) -> Driver {
-        let driver = self.spawn();
+        self.drive_with(&self.command()).await
+    }
+
+    /// The same with another command line.
+    pub async fn drive_with(&self, line: &driver::CommandLine) -> Driver {
+        let driver = Driver::spawn(line);
         let registered = self.kubelet.register(DRIVER, PATIENCE).await;
         assert!(registered.is_some(), "the driver did not register:\n{}", driver.log());
         driver.until_ready(self).await;
@@ -131,6 +136,7 @@ impl Node {
                 path(&self.etc().join("config.yaml")),
             ],
             kubeconfig: self.etc().join("kubeconfig"),
+            variables: Vec::new(),
             log: self.kubelet.dir().join("audit/driver.log"),
         }
     }

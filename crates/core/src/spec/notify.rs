@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use crate::address;
 use crate::document::Fields;
 
 /// Whom to tell of a change, and how patiently.
@@ -81,11 +82,12 @@ impl Notify {
                 }
             }
         } else if let Some(url) = http {
-            if is_loopback(url) {
-                Some(NotifyAction::Http { url: url.to_owned() })
-            } else {
-                fields.mistake("http", "must be an http URL on 127.0.0.1, [::1] or localhost");
-                None
+            match check_loopback(url) {
+                Ok(()) => Some(NotifyAction::Http { url: url.to_owned() }),
+                Err(why) => {
+                    fields.mistake("http", why);
+                    None
+                }
             }
         } else if exec.first().is_some_and(|program| !program.is_empty())
             && exec.iter().all(|word| !word.contains('\0'))
@@ -106,16 +108,17 @@ fn is_process_name(text: &str) -> bool {
     (1..=64).contains(&text.len()) && !text.contains('/') && !text.chars().any(char::is_control)
 }
 
-fn is_loopback(text: &str) -> bool {
-    url::Url::parse(text).is_ok_and(|url| {
-        url.scheme() == "http"
-            && url.username().is_empty()
-            && url.password().is_none()
-            && match url.host() {
-                Some(url::Host::Ipv4(address)) => address.is_loopback(),
-                Some(url::Host::Ipv6(address)) => address.is_loopback(),
-                Some(url::Host::Domain(name)) => name == "localhost",
-                None => false,
-            }
-    })
+fn check_loopback(text: &str) -> Result<(), &'static str> {
+    let url = address::parse(text)?;
+    let loopback = match url.host() {
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        Some(url::Host::Domain(name)) => name == "localhost",
+        None => false,
+    };
+    if url.scheme() == "http" && loopback {
+        Ok(())
+    } else {
+        Err("must be an http URL on 127.0.0.1, [::1] or localhost")
+    }
 }

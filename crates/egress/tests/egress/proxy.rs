@@ -128,6 +128,28 @@ async fn the_metadata_service_is_never_asked_through_a_proxy() {
     assert!(heads.lock().is_empty());
 }
 
+/// B1: the standard splits a user part at the first `@`, which made the rest of the password a host's name.
+#[tokio::test]
+async fn a_password_with_an_at_sign_is_sent_whole_and_shown_nowhere() {
+    let ca = Authority::new();
+    let (proxy, heads) = proxy("127.0.0.1:1".parse().unwrap(), "407 Proxy Authentication Required").await;
+    let vars = move |name: &str| (name == "HTTPS_PROXY").then(|| format!("http://user:sec@ret@{proxy}"));
+    let settings = EgressSettings {
+        extra_roots_pem: Some(ca.pem.clone()),
+        proxy: ProxySettings::from_vars(&vars),
+        ..EgressSettings::default()
+    };
+    let egress = egress(settings);
+    let error = egress.send(get(&format!("https://{VAULT}/"))).await.err().unwrap();
+    let text = format!("{error} {:?} {:?}", error.internal_detail(), egress.proxy_for(VAULT));
+    assert!(text.contains(&format!("the proxy {proxy} did not open a tunnel")), "{text}");
+    for part in ["user", "sec", "ret@"] {
+        assert!(!text.contains(part), "{text}");
+    }
+    // user:sec@ret
+    assert!(heads.lock()[0].contains("Basic dXNlcjpzZWNAcmV0\r\n"), "{heads:?}");
+}
+
 #[tokio::test]
 async fn a_proxy_that_refuses_is_a_connect_failure_that_names_it_without_its_password() {
     let ca = Authority::new();

@@ -45,6 +45,33 @@ async fn a_change_of_labels_alone_moves_nothing() {
 }
 
 #[tokio::test]
+async fn classes_of_any_text_are_watched_beside_good_ones_and_none_ends_the_watch() {
+    use proptest::strategy::{Strategy as _, ValueTree as _};
+    use proptest::test_runner::TestRunner;
+    let api = FakeApi::start();
+    let cluster = cluster(&api).await;
+    let classes = cluster.classes();
+    let mut runner = TestRunner::deterministic();
+    let mut text = || keyward_test_support::any_text().new_tree(&mut runner).unwrap().current();
+    for round in 0..60 {
+        let name = format!("class-{round}");
+        let spec = match round % 4 {
+            0 => json!({ "provider": text(), "parameters": { text(): text(), "objects": text() } }),
+            1 => json!({ "provider": "azure", "parameters": { "keyvaultName": text(), "objects": text() } }),
+            2 => json!({ text(): text(), "parameters": text() }),
+            _ => json!(text()),
+        };
+        api.put_class_spec("shop", &name, spec);
+        if let Err(error) = classes.wait_for("shop", &name, PATIENCE).await {
+            assert_eq!(error.code(), Code::ClassInvalid, "{name}");
+            assert!(keyward_test_support::is_tidy(error.message()), "{:?}", error.message());
+        }
+    }
+    api.put_class("shop", "good", "azure", &[("a", "1")]);
+    classes.wait_for("shop", "good", PATIENCE).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_broken_class_stands_beside_good_ones() {
     let api = FakeApi::start();
     api.put_class("shop", "good", "azure", &[("a", "1")]);

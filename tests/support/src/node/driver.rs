@@ -25,6 +25,8 @@ pub struct CommandLine {
     pub arguments: Vec<String>,
     /// `KUBECONFIG`
     pub kubeconfig: PathBuf,
+    /// Variables beside the test's own.
+    pub variables: Vec<(String, String)>,
     /// Where its log goes, appended.
     pub log: PathBuf,
 }
@@ -48,6 +50,7 @@ impl Driver {
             .env("KUBECONFIG", &line.kubeconfig)
             .env_remove("HTTPS_PROXY")
             .env_remove("https_proxy")
+            .envs(line.variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a log"))
             .stderr(log)
@@ -109,6 +112,11 @@ impl Driver {
             assert!(Instant::now() < end, "the broker outlives the mounter");
             sleep(Duration::from_millis(5)).await;
         }
+    }
+
+    /// How the mounter has ended, if it has.
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("it was started here")
     }
 
     /// Waits until the mounter has ended.

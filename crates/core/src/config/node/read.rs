@@ -14,7 +14,7 @@ use crate::config::read::upstream::{
 };
 use crate::config::read::{document_with, finish};
 use crate::document::{Fields, Mistakes};
-use crate::{Result, VaultHost};
+use crate::{Result, VaultHost, address};
 
 /// Settings whose value is a number or a flag, whatever a flag's text looks like.
 const NUMBERS: &[&str] = &[
@@ -215,18 +215,17 @@ fn identity_binding(mut fields: Fields<'_>) -> Option<IdentityBinding> {
     if fields.value("proxy").is_none() {
         fields.mistake("proxy", "is missing");
     }
-    let proxy = fields.parsed("proxy", |text| match url::Url::parse(text) {
-        Ok(url)
-            if url.scheme() == "https"
-                && url.host().is_some()
-                && url.username().is_empty()
-                && url.password().is_none()
-                && url.query().is_none()
-                && url.fragment().is_none() =>
+    let proxy = fields.parsed("proxy", |text| {
+        let url = address::parse(text)?;
+        if url.scheme() == "https"
+            && url.host().is_some()
+            && url.query().is_none()
+            && url.fragment().is_none()
         {
             Ok(text.to_owned())
+        } else {
+            Err("must be an https URL without query and fragment".to_owned())
         }
-        _ => Err("must be an https URL without query and fragment".to_owned()),
     });
     let file = fields.parsed("caFile", check_path);
     let data = fields.parsed("caData", pem_certificates);

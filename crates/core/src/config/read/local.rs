@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::path::{absolute, check_absolute, check_path};
+use crate::address;
 use crate::config::{Audit, Files, Grpc, Log, Rotation, Tmpfs, Traces};
 use crate::document::{Fields, Mistakes};
 use crate::spec::parse_mode;
@@ -104,15 +105,13 @@ pub(in crate::config) fn traces(mut fields: Fields<'_>) -> Option<Traces> {
     if fields.value("endpoint").is_none() {
         fields.mistake("endpoint", "is missing");
     }
-    let endpoint = fields.parsed("endpoint", |text| match url::Url::parse(text) {
-        Ok(url)
-            if matches!(url.scheme(), "http" | "https")
-                && url.host().is_some()
-                && url.username().is_empty() =>
-        {
+    let endpoint = fields.parsed("endpoint", |text| {
+        let url = address::parse(text)?;
+        if matches!(url.scheme(), "http" | "https") && url.host().is_some() {
             Ok(text.to_owned())
+        } else {
+            Err("must be an http or https URL".to_owned())
         }
-        _ => Err("must be an http or https URL".to_owned()),
     });
     let sample = fields.fraction("sample", 0.0..=1.0).unwrap_or(1.0);
     fields.finish();

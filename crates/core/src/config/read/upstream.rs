@@ -3,10 +3,10 @@
 use serde_json::Value;
 
 use super::path::check_path;
-use crate::VaultHost;
 use crate::cloud::Cloud;
 use crate::config::{Identity, Method, Tls, TlsVersion, Vault};
 use crate::document::{Fields, Mistakes};
+use crate::{VaultHost, address};
 
 pub(in crate::config) fn cloud(fields: &mut Fields<'_>) -> Option<Cloud> {
     match fields.value("cloud") {
@@ -37,9 +37,9 @@ pub(in crate::config) fn custom_cloud(mut section: Fields<'_>) -> Option<Cloud> 
         section.mistake("vaultDnsSuffix", "must be a DNS suffix such as vault.azure.net");
     }
     if let Some(audience) = &audience
-        && check_origin(audience).is_err()
+        && let Err(message) = check_origin(audience)
     {
-        section.mistake("audience", "must be an https URL without a path, such as https://vault.azure.net");
+        section.mistake("audience", message);
     }
     section.finish();
     let vault_dns_suffix = suffix?.to_ascii_lowercase();
@@ -131,7 +131,10 @@ pub(in crate::config) fn tls(mut fields: Fields<'_>, mistakes: &Mistakes) -> Tls
     let mut hosts = Vec::new();
     for (index, item) in fields.list("hosts").iter().enumerate() {
         let Some(mut section) = Fields::new(item, format!("tls.hosts[{index}]"), mistakes) else { continue };
-        let host = section.required_text("host").map(str::to_ascii_lowercase);
+        if section.value("host").is_none() {
+            section.mistake("host", "is missing");
+        }
+        let host = section.parsed("host", tls_host);
         if section.value("minimumVersion").is_none() {
             section.mistake("minimumVersion", "is missing");
         }
@@ -141,6 +144,16 @@ pub(in crate::config) fn tls(mut fields: Fields<'_>, mistakes: &Mistakes) -> Tls
     }
     fields.finish();
     Tls { extra_roots_file, extra_roots, minimum_version, hosts }
+}
+
+/// A host by its name or address, as the handshake with it is named in warnings.
+fn tls_host(text: &str) -> std::result::Result<String, String> {
+    let fine = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b':');
+    if (1..=253).contains(&text.len()) && text.bytes().all(fine) {
+        Ok(text.to_ascii_lowercase())
+    } else {
+        Err("must be a host's name or address without a port, such as proxy.example".to_owned())
+    }
 }
 
 pub(in crate::config) fn pem_certificates(text: &str) -> std::result::Result<String, String> {
@@ -160,7 +173,8 @@ pub(in crate::config) fn azure_resource_id(text: &str) -> std::result::Result<St
 }
 
 pub(in crate::config) fn metadata_endpoint(text: &str) -> std::result::Result<String, String> {
-    if text.strip_prefix("http://").is_some_and(|rest| !rest.is_empty() && !rest.contains('@')) {
+    let url = address::parse(text)?;
+    if url.scheme() == "http" && url.host().is_some() {
         Ok(text.trim_end_matches('/').to_owned())
     } else {
         Err("must be an http URL".to_owned())
@@ -179,18 +193,15 @@ pub(in crate::config) fn id(text: &str) -> std::result::Result<String, String> {
 }
 
 fn check_origin(text: &str) -> std::result::Result<(), String> {
-    match url::Url::parse(text) {
-        Ok(url)
-            if url.scheme() == "https"
-                && url.host().is_some()
-                && url.username().is_empty()
-                && url.password().is_none()
-                && matches!(url.path(), "" | "/")
-                && url.query().is_none()
-                && url.fragment().is_none() =>
-        {
-            Ok(())
-        }
-        _ => Err("must be an https URL without a path, such as https://login.microsoftonline.com".to_owned()),
+    let url = address::parse(text)?;
+    if url.scheme() == "https"
+        && url.host().is_some()
+        && matches!(url.path(), "" | "/")
+        && url.query().is_none()
+        && url.fragment().is_none()
+    {
+        Ok(())
+    } else {
+        Err("must be an https URL without a path, such as https://login.microsoftonline.com".to_owned())
     }
 }
