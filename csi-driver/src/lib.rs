@@ -48,7 +48,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(answer) => return answer,
     };
     let result = match action {
-        args::Action::Probe { socket } => on_runtime(app::probe(&socket)),
+        args::Action::Probe { socket } => csi::probe(&socket),
         args::Action::CheckConfig => {
             report("the configuration is valid");
             Ok(())
@@ -67,9 +67,10 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 /// Confined before the first thread starts and before a byte from outside is read.
 fn broker(setup: args::Setup) -> Result<()> {
+    confine::name(c"keyward-broker")?;
     mounter::release_signals()?;
     let channel = mounts::take_channel()?;
-    confine::enter(&setup.needs())?;
+    confine::enter(&setup.needs(), channel.socket_number())?;
     on_runtime(app::run(setup, channel))
 }
 
