@@ -41,14 +41,6 @@ const KEEP: Duration = Duration::from_secs(2);
 /// Values confirmed without a change are kept with their new time this often.
 const CONFIRM: Duration = Duration::from_secs(60);
 
-/// Asks a running driver through its socket whether it is alive.
-///
-/// # Errors
-/// `KW_CONNECT`, `KW_TIMEOUT`, or what the driver says.
-pub(crate) async fn probe(socket: &Path) -> Result<()> {
-    crate::csi::probe(socket).await
-}
-
 /// Builds everything, then serves until a signal or until the mounter is gone.
 ///
 /// # Errors

@@ -7,6 +7,7 @@ mod privileges;
 mod root;
 mod seccomp;
 
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use keyward_core::{Code, Error, Result};
@@ -14,7 +15,7 @@ use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use rustix::thread::CapabilitySet;
 
 pub(crate) use privileges::keep_only;
-pub(crate) use seccomp::{Allow, Filter};
+pub(crate) use seccomp::{Allow, Filter, NOT_EXECUTABLE};
 
 /// What of the file system the broker goes on needing. What is not there is left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,11 +28,12 @@ pub struct Needs {
 }
 
 /// Confines the process, and lets it end with the process that started it. To be called while it has one thread and
-/// holds no descriptor of a directory.
+/// holds no descriptor of a directory. Descriptors can be passed on over `channel` alone from here on, and its number
+/// stays taken.
 ///
 /// # Errors
 /// `KW_CONFIG_INVALID` when a path is not absolute and plain; `KW_INTERNAL` naming the step that failed.
-pub fn enter(needs: &Needs) -> Result<()> {
+pub fn enter(needs: &Needs, channel: RawFd) -> Result<()> {
     one_thread()?;
     let parent = getppid();
     root::enter(needs)?;
@@ -41,7 +43,30 @@ pub fn enter(needs: &Needs) -> Result<()> {
     if getppid() != parent {
         return Err(Error::new(Code::ShuttingDown, "the mounter has ended; the container starts again"));
     }
-    seccomp::broker().install()
+    seccomp::broker(channel).install()
+}
+
+/// Confines a process that only has a question to ask over `socket`: no capability, no other descriptor to come.
+///
+/// # Errors
+/// `KW_INTERNAL` naming the step that failed.
+pub(crate) fn enter_probe(socket: RawFd) -> Result<()> {
+    one_thread()?;
+    keep_only(CapabilitySet::empty())?;
+    seccomp::probe(socket).install()
+}
+
+/// The numbers of the system calls that the broker may make, with some arguments at least. For tests, which try all
+/// others.
+#[doc(hidden)]
+#[must_use]
+pub fn broker_calls(channel: RawFd) -> Vec<i64> {
+    seccomp::broker(channel).calls()
+}
+
+/// Says in the process's own name what it is: where `ps` and the kernel's log show it. At most 15 bytes are kept.
+pub(crate) fn name(name: &std::ffi::CStr) -> Result<()> {
+    rustix::thread::set_name(name).map_err(failed("name the process"))
 }
 
 /// A filter and capabilities belong to a thread: one that exists already would keep its own.

@@ -9,7 +9,7 @@ mod status;
 pub(crate) use identity::IdentityService;
 pub(crate) use node::NodeService;
 pub(crate) use probe::probe;
-pub(crate) use status::{status, text};
+pub(crate) use status::{cut, status, text};
 
 /// Longest message that kubelet may send: a class is not part of it, but 1 MiB of objects and some tokens are.
 pub(crate) const MAX_MESSAGE: usize = 4 << 20;

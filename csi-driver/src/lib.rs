@@ -49,7 +49,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(answer) => return answer,
     };
     let result = match action {
-        args::Action::Probe { socket } => on_runtime(app::probe(&socket)),
+        args::Action::Probe { socket } => csi::probe(&socket),
         args::Action::CheckConfig => {
             report("the configuration is valid");
             Ok(())
@@ -68,10 +68,11 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 /// Confined before the first thread starts and before a byte from outside is read.
 fn broker(setup: args::Setup) -> Result<()> {
+    confine::name(c"keyward-broker")?;
     mounter::release_signals()?;
     let channel = mounts::take_channel()?;
     spare::descriptors()?;
-    confine::enter(&setup.needs())?;
+    confine::enter(&setup.needs(), channel.socket_number())?;
     // Not before: what confines a process wants it to have one thread.
     spare::threads()?;
     on_runtime(app::run(setup, channel))

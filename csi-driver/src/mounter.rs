@@ -26,6 +26,12 @@ use keyward_core::Result;
 use signals::Signals;
 
 pub use signals::release as release_signals;
+pub use start::mounter_calls;
+
+/// What to change when a mount would not be seen outside of the container.
+pub const PROPAGATION: &str = "kubelet's `pods` directory is not on a shared mount in the driver's container. Add \
+     `mountPropagation: Bidirectional` to its entry under `volumeMounts` of the driver's DaemonSet; if it is there, run \
+     `mount --make-shared` on the node for the mount that holds the directory, and restart the driver";
 
 /// What the mounter is told on its command line.
 #[derive(Debug, Clone)]
@@ -60,6 +66,7 @@ pub fn run(settings: Settings) -> ExitCode {
 }
 
 fn serve(settings: &Settings) -> Result<u8> {
+    crate::confine::name(c"keyward-mounter")?;
     // First of all: whoever ends the driver while it starts must reach the broker too.
     let signals = Signals::block()?;
     crate::spare::descriptors()?;

@@ -6,7 +6,7 @@
 mod channel;
 mod failure;
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 
@@ -187,6 +187,12 @@ impl Mounts {
     #[must_use]
     pub fn is_gone(&self) -> bool {
         self.channel.is_gone()
+    }
+
+    /// The number of the socket to the mounter, which is the same as long as this lives.
+    #[must_use]
+    pub fn socket_number(&self) -> RawFd {
+        self.channel.number()
     }
 
     /// A descriptor that reports a hang-up (`POLLHUP`) when the mounter ends; not to be read from.

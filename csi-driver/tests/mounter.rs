@@ -19,7 +19,7 @@ use keyward_csi_driver::protocol::{REPLY, REQUEST, Reason, Reply, Request};
 use node::{Node, POD};
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, mount};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, sendmsg};
 
 const SMALL: Tmpfs = Tmpfs { bytes: 8192, mode: 0o755, gid: None };
@@ -187,13 +187,147 @@ fn a_foreign_mount_on_the_target_is_neither_covered_nor_unmounted() {
 fn a_volume_that_kubelet_made_for_another_driver_is_not_served() {
     let Some((node, mounts)) = Node::lent() else { return };
     for (name, driver, served) in [("theirs", "csi.example.com", false), ("ours", "csi.keyward.dev", true)] {
-        let place = node.place(name);
-        let directory = node.target(&place).parent().unwrap().to_owned();
-        std::fs::write(directory.join("vol_data.json"), format!("{{\"driverName\":\"{driver}\"}}")).unwrap();
+        let place = node.place_of(driver, name);
         let committed = mounts.create(&SMALL).unwrap().commit(&place);
         assert_eq!(committed.is_ok(), served, "{name}");
         assert_eq!(node.target(&place).exists(), served);
     }
+}
+
+#[test]
+fn a_volume_without_a_record_of_kubelet_that_names_the_driver_is_not_served() {
+    let Some((node, mounts)) = Node::lent() else { return };
+    let elsewhere = node.home.join("record.json");
+    std::fs::write(&elsewhere, "{\"driverName\":\"csi.keyward.dev\"}").unwrap();
+    let huge = format!("{{\"driverName\":\"csi.keyward.dev\",\"x\":\"{}\"}}", "x".repeat(64 << 10));
+    type Spoil<'a> = &'a dyn Fn(&Path);
+    let spoilt: [(&str, Spoil<'_>); 8] = [
+        ("none", &|record| std::fs::remove_file(record).unwrap()),
+        ("empty", &|record| std::fs::write(record, "").unwrap()),
+        ("half", &|record| std::fs::write(record, "{\"driverName\":\"csi.key").unwrap()),
+        ("nameless", &|record| std::fs::write(record, "{\"driver\":\"csi.keyward.dev\"}").unwrap()),
+        ("huge", &|record| std::fs::write(record, &huge).unwrap()),
+        ("linked", &|record| {
+            std::fs::remove_file(record).unwrap();
+            symlink(&elsewhere, record).unwrap();
+        }),
+        ("directory", &|record| {
+            std::fs::remove_file(record).unwrap();
+            std::fs::create_dir(record).unwrap();
+        }),
+        ("fifo", &|record| {
+            std::fs::remove_file(record).unwrap();
+            nix::unistd::mkfifo(record, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        }),
+    ];
+    for (name, spoil) in spoilt {
+        let place = node.place(name);
+        spoil(&node.target(&place).with_file_name("vol_data.json"));
+        let error = mounts.create(&SMALL).unwrap().commit(&place).unwrap_err();
+        assert!(error.message().contains("vol_data.json"), "{name}: {error}");
+        assert!(!node.target(&place).exists(), "{name}");
+    }
+    mounted(&node, &mounts, "fine");
+}
+
+const PRIVATE: MountPropagationFlags = MountPropagationFlags::PRIVATE;
+const SHARED: MountPropagationFlags = MountPropagationFlags::SHARED;
+/// What the administrator has to add.
+const LINE: &str = "mountPropagation: Bidirectional";
+
+#[test]
+fn kubelets_directory_on_a_mount_that_does_not_reach_the_host_is_refused_at_start() {
+    let pods = |home: &Path| home.join("kubelet/pods");
+    let private = Node::refused_where(|home| mount_change(pods(home), PRIVATE).unwrap());
+    // As `HostToContainer` makes it: what the host mounts is seen here, and not the other way round.
+    let receiving =
+        Node::refused_where(|home| mount_change(pods(home), MountPropagationFlags::DOWNSTREAM).unwrap());
+    let by_link = Node::refused_where(|home| {
+        rustix::mount::unmount(pods(home), rustix::mount::UnmountFlags::empty()).unwrap();
+        std::fs::rename(home.join("kubelet"), home.join("disk")).unwrap();
+        symlink("disk", home.join("kubelet")).unwrap();
+        node::tmpfs(&pods(home));
+    });
+    for refused in [private, receiving, by_link] {
+        let Some((status, said)) = refused else { return };
+        assert_eq!(status.code(), Some(69), "{said}");
+        assert!(said.contains(LINE) && said.contains("kubelet/pods"), "{said}");
+    }
+}
+
+#[test]
+fn a_volume_that_the_host_would_not_see_is_never_committed() {
+    let own = |home: &Path| home.join("kubelet/pods").join(POD);
+    // The pod's directory on another file system, which is private when the mounter starts.
+    let Some(node) = Node::start_where("lend", |home| {
+        std::fs::create_dir(own(home)).unwrap();
+        node::tmpfs(&own(home));
+        mount_change(own(home), PRIVATE).unwrap();
+    }) else {
+        return;
+    };
+    let mounts = Mounts::new(node.socket());
+    let (place, pods) = (node.place("secrets"), node.home.join("kubelet/pods"));
+    let refused = |why: &str| {
+        let error = mounts.create(&SMALL).unwrap().commit(&place).unwrap_err();
+        assert_eq!(error.code(), Code::FileSystem);
+        assert!(error.message().contains(LINE), "{why}: {error}");
+        assert_eq!(mounts.list().unwrap(), [], "{why}");
+        assert_eq!(mounts.inspect(&place).unwrap(), Found::Absent, "{why}");
+        assert!(!node.target(&place).exists(), "{why}");
+    };
+    refused("a private file system of its own");
+    // Kubelet's directory itself, made private after the start, and shared again.
+    rustix::mount::unmount(own(&node.home), rustix::mount::UnmountFlags::DETACH).unwrap();
+    node.change_inside(&pods, PRIVATE);
+    node.place("secrets");
+    refused("made private later");
+    node.change_inside(&pods, SHARED);
+    // Shared, but with nobody: the kernel's table of this process cannot tell that from the host's group.
+    mounts.create(&SMALL).unwrap().commit(&place).unwrap();
+}
+
+#[test]
+fn kubelets_directory_is_followed_to_where_it_is_remounted_and_where_a_link_leads() {
+    let Some((node, mounts)) = Node::lent() else { return };
+    let seen = |place: &Place| std::fs::read(node.target(place).join("password")).unwrap();
+    let (first, _root) = mounted(&node, &mounts, "first");
+    assert_eq!(seen(&first), b"one");
+    // Another file system is mounted over it on the host, and kubelet makes its directories there.
+    let pods = node.home.join("kubelet/pods");
+    node::tmpfs(&pods);
+    let (second, _root) = mounted(&node, &mounts, "second");
+    assert_eq!(seen(&second), b"one");
+    assert_eq!(mounts.inspect(&first).unwrap(), Found::Absent);
+    // And the mounter's own view of that one made private.
+    node.change_inside(&pods, PRIVATE);
+    let third = node.place("third");
+    let error = mounts.create(&SMALL).unwrap().commit(&third).unwrap_err();
+    assert!(error.message().contains(LINE), "{error}");
+    assert!(!node.target(&third).exists());
+    assert!(mounts.unmount(&second).unwrap());
+    drop((node, mounts));
+
+    let linked = Node::start_where("lend", |home| {
+        let (pods, disk) = (home.join("kubelet/pods"), home.join("disk"));
+        rustix::mount::unmount(&pods, rustix::mount::UnmountFlags::empty()).unwrap();
+        std::fs::rename(home.join("kubelet"), &disk).unwrap();
+        symlink("disk", home.join("kubelet")).unwrap();
+        node::tmpfs(&pods);
+        mount_change(&pods, SHARED).unwrap();
+    });
+    let node = linked.unwrap();
+    let mounts = Mounts::new(node.socket());
+    let (place, _root) = mounted(&node, &mounts, "secrets");
+    assert_eq!(
+        std::fs::read(
+            node.home.join("disk/pods").join(POD).join("volumes/kubernetes.io~csi/secrets/mount/password")
+        )
+        .unwrap(),
+        b"one"
+    );
+    assert_eq!(mounts.list().unwrap(), std::slice::from_ref(&place));
+    assert!(mounts.unmount(&place).unwrap());
 }
 
 #[test]
@@ -216,7 +350,8 @@ fn a_way_to_the_target_that_is_not_plain_directories_is_refused() {
     let volume = node.target(&place).parent().unwrap().to_owned();
     let elsewhere = node.home.join("elsewhere");
     std::fs::create_dir_all(elsewhere.join("mount")).unwrap();
-    std::fs::remove_dir(&volume).unwrap();
+    let aside = node.home.join("kubelet/pods/aside");
+    std::fs::rename(&volume, &aside).unwrap();
     symlink(&elsewhere, &volume).unwrap();
     let refused = |what: &str| {
         for error in [
@@ -231,7 +366,7 @@ fn a_way_to_the_target_that_is_not_plain_directories_is_refused() {
     refused("a linked volume");
     assert!(elsewhere.join("mount").exists());
     std::fs::remove_file(&volume).unwrap();
-    std::fs::create_dir(&volume).unwrap();
+    std::fs::rename(&aside, &volume).unwrap();
     symlink(&elsewhere, volume.join("mount")).unwrap();
     refused("a linked target");
     std::fs::remove_file(volume.join("mount")).unwrap();

@@ -60,6 +60,7 @@ pub(crate) struct Failure {
 enum Special {
     TooLarge,
     NamespaceEnds,
+    Occupied,
 }
 
 impl Failure {
@@ -75,6 +76,22 @@ impl Failure {
     /// Nothing can be created in a namespace that is going away.
     pub(crate) fn is_of_ending_namespace(&self) -> bool {
         self.special == Some(Special::NamespaceEnds)
+    }
+
+    /// The same for a name that is another's, who is expected to go: the policies of the chart let a node change what it
+    /// has written, and nothing else.
+    pub(crate) fn of_another(self) -> Self {
+        match self.status {
+            Some(StatusCode::FORBIDDEN | StatusCode::UNPROCESSABLE_ENTITY) => {
+                Self { special: Some(Special::Occupied), ..self }
+            }
+            _ => self,
+        }
+    }
+
+    /// Whether the name is taken by what may not be changed; see [`Self::of_another`].
+    pub(crate) fn is_occupied(&self) -> bool {
+        self.special == Some(Special::Occupied)
     }
 
     pub(crate) fn is_conflict(&self) -> bool {

@@ -16,9 +16,12 @@ use keyward_proto::csi::v1::{
 };
 use tonic::{Request, Response, Status};
 
-use super::status;
+use super::{cut, status};
 use crate::node::{Node, Usage};
 use crate::request;
+
+/// Complaints about one volume that kubelet is told at most.
+const COMPLAINTS: usize = 64;
 
 /// The Node service, for inline volumes: nothing is staged, nothing grows.
 pub(crate) struct NodeService(pub(crate) Arc<Node>);
@@ -78,10 +81,11 @@ impl NodeRpc for NodeService {
             self.0.complaints(&volume_id, &volume_publish_path).map_err(|error| status(&error))?;
         let health_statuses = complaints
             .into_iter()
+            .take(COMPLAINTS)
             .map(|(reason, message)| VolumeHealthEntry {
                 status: VolumeHealthErrorType::Degraded.into(),
                 reason: reason.to_owned(),
-                message,
+                message: cut(&message),
             })
             .collect();
         Ok(Response::new(NodeGetVolumeHealthResponse {

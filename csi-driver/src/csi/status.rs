@@ -10,9 +10,31 @@ pub(crate) fn status(error: &Error) -> Status {
     Status::new(code(error), text(error))
 }
 
-/// What people are shown.
+/// Bytes of a text that kubelet is given. It goes into a header, percent-encoded, so that three times as many must fit
+/// into the 8 KiB that an HTTP/2 peer takes at least in practice; an event of Kubernetes shows 1 KiB of it.
+pub(crate) const LONGEST_TEXT: usize = 2048;
+/// What follows a text that was cut.
+const MORE: &str = "…";
+
+/// What people are shown, at most [`LONGEST_TEXT`] bytes of it.
 pub(crate) fn text(error: &Error) -> String {
-    format!("{error} (hop: {})", error.hop().as_str())
+    // The hop is last: what is cut is the middle.
+    let hop = format!(" (hop: {})", error.hop().as_str());
+    shorten(&error.to_string(), LONGEST_TEXT - hop.len()) + &hop
+}
+
+/// A text for kubelet or from it, at most [`LONGEST_TEXT`] bytes of it.
+pub(crate) fn cut(text: &str) -> String {
+    shorten(text, LONGEST_TEXT)
+}
+
+/// At most `limit` bytes, whole characters, with a mark that there was more.
+fn shorten(text: &str, limit: usize) -> String {
+    if text.len() <= limit {
+        return text.to_owned();
+    }
+    let end = text.floor_char_boundary(limit.saturating_sub(MORE.len()));
+    text.get(..end).unwrap_or_default().to_owned() + MORE
 }
 
 fn code(error: &Error) -> tonic::Code {
@@ -38,6 +60,8 @@ fn code(error: &Error) -> tonic::Code {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -57,6 +81,30 @@ mod tests {
 
     fn code_of_error(error: &Error) -> tonic::Code {
         status(error).code()
+    }
+
+    proptest! {
+        #[test]
+        fn what_kubelet_is_told_is_bounded_whatever_the_error_says(
+            short in "\\PC{0,80}", long in "[a-zé€😀\\n]{600,1200}", times in 0_usize..4,
+        ) {
+            let message = format!("{short}{}", long.repeat(times));
+            let error = Error::new(Code::VaultForbidden, message.clone()).object(long.clone());
+            let text = text(&error);
+            prop_assert!(text.len() <= LONGEST_TEXT, "{} bytes", text.len());
+            prop_assert!(text.starts_with("KW_VAULT_FORBIDDEN") && text.ends_with("(hop: vault)"), "{text}");
+            let status = status(&error);
+            prop_assert_eq!(status.message(), &text);
+            prop_assert!(cut(&message).len() <= LONGEST_TEXT);
+            prop_assert_eq!(cut(&short), short);
+        }
+    }
+
+    #[test]
+    fn a_text_is_cut_between_characters_and_says_so() {
+        assert_eq!(shorten("abc", 3), "abc");
+        assert_eq!(shorten("abcd", 3), "…");
+        assert_eq!(shorten("ééé", 5), "é…");
     }
 
     #[test]

@@ -57,6 +57,7 @@ impl Mounter {
                         self.targets.unmake(&place);
                     }
                 })?;
+                self.targets.check_seen(&place)?;
                 without(Reply::Done(true))
             }
             Request::Discard(id) => without(Reply::Done(self.waiting.discard(id))),

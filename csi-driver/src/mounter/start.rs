@@ -1,14 +1,14 @@
 //! Starting the broker, and what the mounter gives up before it listens to it.
 
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::ExitStatusExt;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use keyward_core::{Code, Error, Result};
 use nix::sched::{CloneFlags, unshare};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, shutdown, socketpair};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::CapabilitySet;
 
@@ -18,16 +18,19 @@ use super::serve::Mounter;
 use super::signals::{Came, Signals};
 use super::table::Table;
 use super::targets::Targets;
-use super::{Settings, report, state};
-use crate::confine::{Allow, Filter, failed, keep_only, one_thread};
+use super::{PROPAGATION, Settings, report, state};
+use crate::confine::{Allow, Filter, NOT_EXECUTABLE, failed, keep_only, one_thread};
 
 /// How long a broker may live after it closed its end of the socket.
 const LINGER: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
-/// The broker's process, and our end of the socket to it while requests may come.
+/// The broker's process, and the mounter's end of the socket to it, which stays open until the end: the filter keeps
+/// its number taken.
 pub(super) struct Broker {
     child: Child,
-    socket: Option<OwnedFd>,
+    socket: OwnedFd,
+    /// Requests may come.
+    listening: bool,
 }
 
 /// Starts this very program as the broker, with its end of the socket as standard input.
@@ -36,11 +39,16 @@ pub(super) fn broker(settings: &Settings) -> Result<Broker> {
     let (socket, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
         .map_err(failed("make a socket pair"))?;
     let child = Command::new("/proc/self/exe")
+        // What `ps` shows; the broker gives itself its name of 15 bytes.
+        .arg0("keyward-broker")
         .args(&settings.broker_args)
+        // glibc then asks the name server with `sendto`, one question after the other, instead of `sendmmsg`, which the
+        // broker may not call. musl knows only that way.
+        .env("RES_OPTIONS", "single-request")
         .stdin(Stdio::from(theirs))
         .spawn()
         .map_err(|error| crate::spare::explained("start the broker", &error))?;
-    Ok(Broker { child, socket: Some(socket) })
+    Ok(Broker { child, socket, listening: true })
 }
 
 /// Moves into namespaces of the mounter's own, opens what it works beneath, and drops all but what it needs.
@@ -51,21 +59,26 @@ pub(super) fn confined(settings: &Settings, signals: Signals, broker: &Broker) -
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET).map_err(failed("leave the namespaces"))?;
     let table = Table::open().map_err(failed("read the mount table"))?;
     let waiting = Waiting::new(state::waiting_room(settings, &table)?, settings.allow_swap);
+    let pods = settings.kubelet_dir.join("pods");
     let targets = Targets::open(settings, table).map_err(|errno| {
         Error::new(
             Code::FileSystem,
             format!(
-                "cannot open {}/pods: {}; mount kubelet's directory into the container at the same path, with \
-                 mountPropagation: Bidirectional",
-                settings.kubelet_dir.display(),
+                "cannot open {}: {}; mount kubelet's directory into the container at the same path, with \
+                 `mountPropagation: Bidirectional`",
+                pods.display(),
                 std::io::Error::from(errno)
             ),
         )
     })?;
+    if !targets.is_shared().map_err(failed("read the mount table"))? {
+        let text = format!("no pod would see a volume in {}: {PROPAGATION}", pods.display());
+        return Err(Error::new(Code::FileSystem, text));
+    }
     keep_only(CapabilitySet::SYS_ADMIN | CapabilitySet::CHOWN)?;
     // Most of the program is the broker's. Done here, because the filter lets no link be read by its path.
     keyward_memory::hand_back_code();
-    filter(broker.child.id()).install()?;
+    filter(broker.child.id(), broker.socket.as_raw_fd()).install()?;
     Ok(Mounter { signals, waiting, targets, sockets: Sockets::new(settings) })
 }
 
@@ -77,8 +90,8 @@ impl Broker {
                 return Ok(exit_code(status));
             }
             let mut wanted = vec![PollFd::from_borrowed_fd(mounter.signals.as_fd(), PollFlags::IN)];
-            wanted.extend(self.socket.iter().map(|socket| PollFd::new(socket, PollFlags::IN)));
-            let ready = match poll(&mut wanted, self.socket.is_none().then_some(&LINGER)) {
+            wanted.extend(self.listening.then(|| PollFd::new(&self.socket, PollFlags::IN)));
+            let ready = match poll(&mut wanted, (!self.listening).then_some(&LINGER)) {
                 Err(Errno::INTR) => continue,
                 ready => ready.map_err(failed("wait for requests"))?,
             };
@@ -91,9 +104,10 @@ impl Broker {
                     self.signal(signal);
                 }
             }
-            if asked && !self.socket.as_ref().is_some_and(|socket| mounter.serve(socket)) {
-                // Closed, so that a broker that waits for a reply learns that there will be none.
-                self.socket = None;
+            if asked && !mounter.serve(&self.socket) {
+                // A broker that waits for a reply learns that there will be none.
+                let _ = shutdown(&self.socket, Shutdown::Both);
+                self.listening = false;
             }
         }
     }
@@ -121,13 +135,17 @@ fn exit_code(status: ExitStatus) -> u8 {
 }
 
 /// All that is called from here on. No new process, no program, no network; signals to nobody but the broker.
-fn filter(broker: u32) -> Filter {
-    let executable = libc::PROT_EXEC as u64;
+fn filter(broker: u32, channel: RawFd) -> Filter {
     let mut filter = Filter::default()
         .any(CALLS)
-        .when(libc::SYS_mmap, &[Allow::Bits(2, executable, 0)])
-        .when(libc::SYS_mprotect, &[Allow::Bits(2, executable, 0)])
-        .when(libc::SYS_socket, &[Allow::Equal(0, libc::AF_UNIX as u64)])
+        .descriptors_over(channel)
+        .descriptor_flags()
+        .when(libc::SYS_mmap, &[NOT_EXECUTABLE])
+        .when(libc::SYS_mprotect, &[NOT_EXECUTABLE])
+        .when(
+            libc::SYS_socket,
+            &[Allow::Equal(0, libc::AF_UNIX as u64), Allow::Bits(1, 0xf, libc::SOCK_STREAM as u64)],
+        )
         .when(libc::SYS_kill, &[Allow::Equal(0, broker.into())])
         .when(libc::SYS_tgkill, &[Allow::Equal(0, std::process::id().into())]);
     // The standard library holds a descriptor of the child's process where it can.
@@ -137,16 +155,22 @@ fn filter(broker: u32) -> Filter {
     filter
 }
 
+/// The numbers of the system calls that the mounter may make, with some arguments at least. For tests, which try all
+/// others.
+#[doc(hidden)]
+#[must_use]
+pub fn mounter_calls() -> Vec<i64> {
+    filter(1, 0).calls()
+}
+
 const CALLS: &[i64] = &[
     libc::SYS_bind,
     libc::SYS_brk,
     libc::SYS_clock_gettime,
-    libc::SYS_close,
     libc::SYS_exit,
     libc::SYS_exit_group,
     libc::SYS_fchmod,
     libc::SYS_fchown,
-    libc::SYS_fcntl,
     libc::SYS_fsconfig,
     libc::SYS_fsmount,
     libc::SYS_fsopen,
@@ -182,7 +206,7 @@ const CALLS: &[i64] = &[
     libc::SYS_rt_sigprocmask,
     libc::SYS_rt_sigreturn,
     libc::SYS_sched_yield,
-    libc::SYS_sendmsg,
+    libc::SYS_shutdown,
     libc::SYS_sigaltstack,
     libc::SYS_statx,
     libc::SYS_umount2,

@@ -25,6 +25,8 @@ pub(super) struct Row {
     pub(super) path: PathBuf,
     pub(super) source: String,
     pub(super) noswap: bool,
+    /// Mounted in the other namespaces of a group as well: on the node, if that is one of them.
+    pub(super) shared: bool,
 }
 
 pub(super) struct Table {
@@ -53,11 +55,13 @@ impl Table {
 
     /// The path of any mount, ours or not.
     pub(super) fn path_of(&self, id: u64) -> Result<Option<PathBuf>> {
-        Ok(self.text()?.split(|byte| *byte == b'\n').find_map(|line| {
-            let fields: Vec<_> = line.split(|byte| *byte == b' ').take(5).collect();
-            let path = fields.get(4)?;
-            (number(fields.first()?)? == id).then(|| unescape(path))
-        }))
+        Ok(line_of(&self.text()?, id).and_then(|line| field(line, 4).map(unescape)))
+    }
+
+    /// Whether what is mounted on this mount is mounted in the other mount namespaces of its group as well. False for
+    /// one that is not there.
+    pub(super) fn is_shared(&self, id: u64) -> Result<bool> {
+        Ok(line_of(&self.text()?, id).is_some_and(is_shared))
     }
 
     /// The kernel reports each change of the table once, as an exceptional condition.
@@ -104,7 +108,23 @@ fn parse_line(line: &[u8]) -> Option<Row> {
         path: unescape(fields.get(4)?),
         source: source.to_owned(),
         noswap: options.split(|byte| *byte == b',').any(|option| option == b"noswap"),
+        shared: is_shared(line),
     })
+}
+
+fn line_of(text: &[u8], id: u64) -> Option<&[u8]> {
+    text.split(|byte| *byte == b'\n').find(|line| field(line, 0).and_then(number) == Some(id))
+}
+
+fn field(line: &[u8], index: usize) -> Option<&[u8]> {
+    line.split(|byte| *byte == b' ').nth(index)
+}
+
+/// Whether the optional fields, from the seventh up to a hyphen, have `shared:` and a group. A mount that only receives
+/// has `master:`.
+fn is_shared(line: &[u8]) -> bool {
+    let optional = line.split(|byte| *byte == b' ').skip(6).take_while(|field| *field != b"-");
+    optional.filter_map(|field| field.strip_prefix(b"shared:")).any(|group| number(group).is_some())
 }
 
 fn number(field: &[u8]) -> Option<u64> {
@@ -147,6 +167,29 @@ mod tests {
         let found: Vec<_> = rows.iter().map(|row| (row.id, row.path.to_str().unwrap(), row.noswap)).collect();
         assert_eq!(found, [(42, "/run/a b", true), (43, "/run/c", false)]);
         assert_eq!(rows[0].device, (0, 39));
+        assert!(rows[0].shared && !rows[1].shared);
+    }
+
+    #[test]
+    fn only_the_optional_fields_say_that_a_mount_is_shared() {
+        let line = |optional: &str| {
+            format!("42 27 0:39 / /shared:9 rw,shared:8 {optional}- tmpfs shared:7 rw,shared:6").into_bytes()
+        };
+        for (optional, shared) in [
+            ("shared:3 ", true),
+            ("shared:3 master:1 ", true),
+            ("unbindable shared:12 ", true),
+            ("", false),
+            ("master:3 ", false),
+            ("master:3 propagate_from:2 ", false),
+            ("unbindable ", false),
+            ("shared: ", false),
+        ] {
+            assert_eq!(is_shared(&line(optional)), shared, "{optional}");
+        }
+        let text = [line("shared:3 "), b"\n43 27 0:40 / /x rw - tmpfs x rw\n".to_vec()].concat();
+        assert!(line_of(&text, 42).is_some_and(is_shared) && !line_of(&text, 43).is_some_and(is_shared));
+        assert_eq!(line_of(&text, 4), None);
     }
 
     #[test]

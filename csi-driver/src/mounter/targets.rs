@@ -1,12 +1,14 @@
 //! The volumes' targets below kubelet's `pods` directory. Whatever is there is looked at each time and remembered never.
 
+use std::ffi::OsStr;
 use std::io::Read as _;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, Mode, OFlags, ResolveFlags, StatVfsMountFlags, Statx, StatxAttributes, StatxFlags,
-    fstatvfs, makedev, mkdirat, openat, openat2, statx, unlinkat,
+    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, StatVfsMountFlags, Statx, StatxAttributes,
+    StatxFlags, fstatvfs, makedev, mkdirat, openat, openat2, statx, unlinkat,
 };
 use rustix::io::{Errno, Result};
 use rustix::mount::{UnmountFlags, unmount};
@@ -17,6 +19,8 @@ use super::tmpfs::{grow, writable_view};
 use crate::protocol::{Found, Place, Reason, Volume};
 
 const TARGET: &str = "mount";
+/// Where kubelet writes down whose a volume is.
+const RECORD: &str = "vol_data.json";
 /// Kubelet's record of a volume has a few hundred bytes.
 const LARGEST_RECORD: u64 = 64 << 10;
 const RESOLVE: ResolveFlags =
@@ -44,25 +48,63 @@ impl From<Reason> for Refused {
 type Answer<T> = std::result::Result<T, Refused>;
 
 pub(super) struct Targets {
-    pods: OwnedFd,
-    /// Its path as the mount table writes it.
-    path: PathBuf,
+    /// Kubelet's `pods` directory as it is named, perhaps by way of links.
+    named: PathBuf,
+    pods: Pods,
     driver: String,
     table: Table,
 }
 
+/// The directory that a name led to.
+struct Pods {
+    directory: OwnedFd,
+    /// Its path as the mount table writes it.
+    path: PathBuf,
+    identity: Identity,
+}
+
+/// A directory on a mount: mount, device, inode.
+type Identity = (u64, (u32, u32), u64);
+
+impl Pods {
+    fn open(named: &Path) -> Result<Self> {
+        let directory =
+            openat(CWD, named, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let link = format!("/proc/self/fd/{}", directory.as_raw_fd());
+        let path = rustix::fs::readlinkat(CWD, link, Vec::new())?;
+        let path = PathBuf::from(OsStr::from_bytes(path.as_bytes()));
+        let identity = identity(&look(&directory, "")?);
+        Ok(Self { directory, path, identity })
+    }
+}
+
 impl Targets {
     pub(super) fn open(settings: &Settings, table: Table) -> Result<Self> {
-        let pods = settings.kubelet_dir.join("pods");
-        let pods = openat(CWD, pods, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        let path = rustix::fs::readlinkat(CWD, format!("/proc/self/fd/{}", pods.as_raw_fd()), Vec::new())?;
-        let path = PathBuf::from(std::ffi::OsString::from(
-            <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(path.as_bytes()),
-        ));
-        Ok(Self { pods, path, driver: settings.driver_name.clone(), table })
+        let named = settings.kubelet_dir.join("pods");
+        let pods = Pods::open(&named)?;
+        Ok(Self { named, pods, driver: settings.driver_name.clone(), table })
+    }
+
+    /// Whether the host sees what is mounted directly in kubelet's directory.
+    pub(super) fn is_shared(&self) -> Result<bool> {
+        self.table.is_shared(self.pods.identity.0)
+    }
+
+    /// Goes where kubelet's directory is now: something may have been mounted on it, or a link may lead elsewhere.
+    fn follow(&mut self) {
+        let wanted = StatxFlags::MNT_ID | StatxFlags::INO | StatxFlags::TYPE;
+        let now = statx(CWD, &self.named, AtFlags::empty(), wanted);
+        if now.is_ok_and(|now| identity(&now) == self.pods.identity) {
+            return;
+        }
+        // What is gone stays as it was, for what is still mounted there.
+        if let Ok(pods) = Pods::open(&self.named) {
+            self.pods = pods;
+        }
     }
 
     pub(super) fn inspect(&mut self, place: &Place) -> Answer<Found> {
+        self.follow();
         let Some(volume) = self.volume(place)? else {
             let gone = matches!(self.beneath(Path::new(place.pod_uid())), Err(Errno::NOENT));
             return Ok(if gone { Found::PodGone } else { Found::Absent });
@@ -72,10 +114,9 @@ impl Targets {
 
     /// Opens the target for a mount on it, and makes it if it is missing. The second value tells whether it was made.
     pub(super) fn make(&mut self, place: &Place) -> Answer<(OwnedFd, bool)> {
+        self.follow();
         let volume = self.volume(place)?.ok_or(Reason::NoVolume)?;
-        if other_driver(&volume, &self.driver) {
-            return Err(Reason::OtherDriver.into());
-        }
+        made_for(&volume, &self.driver)?;
         let made = match mkdirat(&volume, TARGET, Mode::from_raw_mode(0o750)) {
             Ok(()) => true,
             Err(Errno::EXIST) => false,
@@ -86,6 +127,18 @@ impl Targets {
             return Err(Reason::Taken.into());
         }
         Ok((target, made))
+    }
+
+    /// Makes sure that the host sees what was mounted at the target a moment ago, and so the pod. Only the kernel's own
+    /// table tells: a mount is shared exactly if the one below it was shared at that moment. It is taken away otherwise.
+    pub(super) fn check_seen(&mut self, place: &Place) -> Answer<()> {
+        let volume = self.volume(place)?.ok_or(Reason::NoVolume)?;
+        let mount = look(&open_target(&volume)?, "")?.stx_mnt_id;
+        if self.table.rows()?.iter().any(|row| row.id == mount && row.shared) {
+            return Ok(());
+        }
+        self.unmount(place)?;
+        Err(Reason::NotShared.into())
     }
 
     /// Takes a target away again on which nothing could be mounted.
@@ -107,6 +160,7 @@ impl Targets {
 
     /// Unmounts all mounts of ours that are stacked at a target, and removes it.
     pub(super) fn unmount(&mut self, place: &Place) -> Answer<bool> {
+        self.follow();
         let Some(volume) = self.volume(place)? else { return Ok(false) };
         let path = format!("/proc/self/fd/{}/{TARGET}", volume.as_raw_fd());
         let mut something = false;
@@ -130,8 +184,9 @@ impl Targets {
 
     /// The places of all volumes that are mounted, sorted, each once.
     pub(super) fn list(&mut self) -> Result<Vec<Place>> {
-        let Self { path, table, .. } = self;
-        let below = |row: &Row| Place::from_below_pods(row.path.strip_prefix(&*path).ok()?);
+        self.follow();
+        let Self { pods, table, .. } = self;
+        let below = |row: &Row| Place::from_below_pods(row.path.strip_prefix(&pods.path).ok()?);
         let mut places: Vec<_> =
             table.rows()?.iter().filter(|row| row.source == VOLUME).filter_map(below).collect();
         places.sort_unstable();
@@ -158,10 +213,11 @@ impl Targets {
 
     fn beneath(&self, path: &Path) -> Result<OwnedFd> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        openat2(&self.pods, path, flags, Mode::empty(), RESOLVE)
+        openat2(&self.pods.directory, path, flags, Mode::empty(), RESOLVE)
     }
 
     fn ours(&mut self, place: &Place) -> Answer<(OwnedFd, Volume)> {
+        self.follow();
         let volume = self.volume(place)?.ok_or(Reason::NotMounted)?;
         match self.found(&volume)? {
             Found::Ours(found) => Ok((volume, found)),
@@ -195,20 +251,29 @@ impl Targets {
     }
 }
 
-/// Whether kubelet's own record beside the volume names another driver: what is not ours to serve must not be served,
-/// whoever asks. Kubelet writes the record before it calls.
-fn other_driver(volume: &OwnedFd, own: &str) -> bool {
+/// Makes sure that kubelet's own record beside the volume names this driver: what was made for another, or for nobody
+/// knows whom, must not be served, whoever asks. Kubelet writes the record before it calls.
+fn made_for(volume: &OwnedFd, own: &str) -> Answer<()> {
     #[derive(serde::Deserialize)]
     struct Record {
         #[serde(rename = "driverName")]
-        driver: Option<String>,
+        driver: String,
     }
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let Ok(file) = openat2(volume, "vol_data.json", flags, Mode::empty(), RESOLVE) else { return false };
+    // A FIFO would make the mounter wait.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = openat2(volume, RECORD, flags, Mode::empty(), RESOLVE).map_err(|_| Reason::NoRecord)?;
+    let stat = rustix::fs::fstat(&file)?;
+    if !FileType::from_raw_mode(stat.st_mode).is_file() {
+        return Err(Reason::NoRecord.into());
+    }
     let mut text = Vec::new();
     let read = std::fs::File::from(file).take(LARGEST_RECORD).read_to_end(&mut text);
     let record = read.ok().and_then(|_| serde_json::from_slice::<Record>(&text).ok());
-    record.and_then(|record| record.driver).is_some_and(|driver| driver != own)
+    match record {
+        Some(record) if record.driver == own => Ok(()),
+        Some(_) => Err(Reason::OtherDriver.into()),
+        None => Err(Reason::NoRecord.into()),
+    }
 }
 
 fn open_target(volume: &OwnedFd) -> Answer<OwnedFd> {
@@ -217,6 +282,10 @@ fn open_target(volume: &OwnedFd) -> Answer<OwnedFd> {
         Err(Errno::LOOP | Errno::NOTDIR | Errno::XDEV) => Err(Reason::NotDirectory.into()),
         target => Ok(target?),
     }
+}
+
+fn identity(known: &Statx) -> Identity {
+    (known.stx_mnt_id, (known.stx_dev_major, known.stx_dev_minor), known.stx_ino)
 }
 
 fn look(file: impl AsFd, name: &str) -> Result<Statx> {

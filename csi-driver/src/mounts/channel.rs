@@ -1,6 +1,6 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use keyward_core::{Code, Error, Result};
@@ -51,6 +51,10 @@ impl Channel {
 
     pub(super) fn is_gone(&self) -> bool {
         self.gone.load(Ordering::Acquire)
+    }
+
+    pub(super) fn number(&self) -> RawFd {
+        self.socket.lock().as_raw_fd()
     }
 
     pub(super) fn duplicate(&self) -> Result<OwnedFd> {

@@ -30,6 +30,12 @@ pub(super) fn refused(reply: Reply, what: &str) -> Result<Reply> {
         Reason::NotOurFile => "it is not a regular file on a tmpfs of this driver".to_owned(),
         Reason::NoSocket => "no path is configured for it".to_owned(),
         Reason::OtherDriver => "kubelet made this volume for another driver".to_owned(),
+        Reason::NoRecord => {
+            "kubelet's record vol_data.json beside the target is missing or cannot be read, so that it is not \
+             known for which driver the volume was made"
+                .to_owned()
+        }
+        Reason::NotShared => format!("the node and the pod would not see it: {}", crate::mounter::PROPAGATION),
     };
     Err(Error::new(code(reason, &kernel), format!("cannot {what}: {why}")))
 }

@@ -64,10 +64,14 @@ pub enum Reason {
     NoSocket,
     /// Kubelet made the volume's directory for another driver.
     OtherDriver,
+    /// Kubelet's record of whose the volume is cannot be read.
+    NoRecord,
+    /// The host would not see what is mounted there.
+    NotShared,
 }
 
 impl Reason {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 15] = [
         Self::Malformed,
         Self::Kernel,
         Self::Swap,
@@ -81,6 +85,8 @@ impl Reason {
         Self::NotOurFile,
         Self::NoSocket,
         Self::OtherDriver,
+        Self::NoRecord,
+        Self::NotShared,
     ];
 }
 

@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
-use keyward_test_support::node::{Node, VAULT};
+use keyward_test_support::node::{DRIVER, Node, VAULT};
 use serde_json::json;
 
 use crate::BINARY;
@@ -50,6 +52,118 @@ fn inodes(pid: u32, table: &str, column: usize) -> BTreeSet<String> {
     let text = fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
     let rows = text.lines().skip(1);
     rows.filter_map(|row| row.split_whitespace().nth(column).map(str::to_owned)).collect()
+}
+
+/// All processes that a command line with this word started, the shipped binary each, with their names.
+fn processes(word: &str) -> BTreeMap<String, u32> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let of_binary = fs::read_link(entry.path().join("exe")).is_ok_and(|exe| exe == Path::new(BINARY));
+        if of_binary && String::from_utf8_lossy(&line).contains(word) {
+            let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+            let double = found.insert(name.trim().to_owned(), pid);
+            assert_eq!(double, None, "two processes with the name {name}");
+        }
+    }
+    found
+}
+
+/// Promise 14 for the container as a whole: whatever runs in it, a probe that is under way included.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_process_of_the_container_is_confined_the_probe_included() {
+    let Some(node) = Node::start(BINARY).await else { return };
+    let driver = node.drive().await;
+    let home = node.kubelet.dir().display().to_string();
+    // Takes the connection and never says a word.
+    let socket = node.kubelet.dir().join("silent.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let probe = Command::new(BINARY)
+        .arg("--probe")
+        .arg(format!("--endpoint=unix://{}", socket.display()))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut asked, _) = listener.accept().unwrap();
+    // Its first byte comes when it has nothing left to give up. Then it is held, so that it is there while it is read.
+    let mut preface = [0; 24];
+    std::io::Read::read_exact(&mut asked, &mut preface).unwrap();
+    assert_eq!(&preface[..14], b"PRI * HTTP/2.0");
+    let process = rustix::process::Pid::from_child(&probe);
+    rustix::process::kill_process(process, rustix::process::Signal::STOP).unwrap();
+    // Its word is one of the directory that only this test has: those of other tests do not count.
+    let found = processes(&home);
+    let names: Vec<_> = found.keys().map(String::as_str).collect();
+    assert_eq!(names, ["keyward-broker", "keyward-mounter", "keyward-probe"]);
+    assert_eq!(found["keyward-mounter"], driver.mounter());
+    assert_eq!(found["keyward-broker"], driver.broker().unwrap());
+    assert_eq!(found["keyward-probe"], probe.id());
+    let own = namespace(std::process::id(), "net");
+    for (name, pid) in &found {
+        let capabilities = if name == "keyward-mounter" { MOUNTING } else { NONE };
+        for (set, expected) in [
+            ("CapEff", capabilities),
+            ("CapPrm", capabilities),
+            ("CapBnd", capabilities),
+            ("CapInh", NONE),
+            ("CapAmb", NONE),
+            ("NoNewPrivs", "1"),
+            ("Seccomp", "2"),
+        ] {
+            assert_eq!(status(*pid, set), expected, "{set} of {name}");
+        }
+        let has_network = namespace(*pid, "net") == own;
+        assert!(!has_network || capabilities == NONE, "{name} has both network and privilege");
+    }
+    assert_eq!(status(probe.id(), "Threads"), "1");
+    assert_eq!(sockets(probe.id()).len(), 1, "{:?}", descriptors(probe.id()));
+    let held: Vec<_> = descriptors(probe.id()).into_keys().collect();
+    assert_eq!(held, ["/dev/null", "pipe", "socket"]);
+    let line = fs::read(format!("/proc/{}/cmdline", found["keyward-broker"])).unwrap();
+    assert!(line.starts_with(b"keyward-broker\0broker\0"), "{}", String::from_utf8_lossy(&line));
+
+    rustix::process::kill_process(process, rustix::process::Signal::CONT).unwrap();
+    let ended = tokio::task::spawn_blocking(move || probe.wait_with_output()).await.unwrap().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(69), "{said}");
+    assert!(said.contains("KW_TIMEOUT"), "{said}");
+}
+
+/// Confined, it still does its work: it says that the driver lives, that nobody answers, and that something else does.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_confined_probe_tells_a_driver_that_lives_from_one_that_does_not() {
+    let Some(node) = Node::start(BINARY).await else { return };
+    let mut driver = node.drive().await;
+    let probe = |socket: std::path::PathBuf| async move {
+        let endpoint = format!("--endpoint=unix://{}", socket.display());
+        let ask = move || Command::new(BINARY).args(["--probe", &endpoint]).output().unwrap();
+        let output = tokio::task::spawn_blocking(ask).await.unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let socket = node.kubelet.socket(DRIVER);
+    for _ in 0..3 {
+        assert_eq!(probe(socket.clone()).await, (Some(0), String::new()));
+    }
+    let other = node.kubelet.dir().join("other.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&other).unwrap();
+    let answers = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        std::io::Write::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
+        stream
+    });
+    let (code, said) = probe(other).await;
+    assert!(code == Some(69) || code == Some(1), "{code:?} {said}");
+    assert!(said.starts_with("keyward-csi-driver: KW_"), "{said}");
+    drop(answers.join().unwrap());
+    driver.stop().await;
+    let (code, said) = probe(socket).await;
+    assert_eq!(code, Some(69), "{said}");
+    assert!(said.contains("KW_CONNECT"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,7 +8,7 @@ use keyward_proto::registration::registration_client::RegistrationClient;
 use keyward_proto::registration::{InfoRequest, RegistrationStatus};
 use keyward_test_support::kubelet::{Context, Kubelet};
 use keyward_test_support::node::{DRIVER, Driver, Node, PATIENCE};
-use rustix::mount::{UnmountFlags, unmount};
+use rustix::mount::{MountPropagationFlags, UnmountFlags, unmount};
 use tokio::time::Instant;
 use tonic::Code;
 
@@ -125,6 +125,62 @@ async fn a_driver_that_is_stopped_takes_its_sockets_away_and_leaves_volumes_moun
     assert!(!registration(&node).exists() && !node.kubelet.socket(DRIVER).exists());
     assert_eq!(node.read(&volume, "a").unwrap(), b"1");
     assert_eq!(node.kubelet.mounts(), [node.kubelet.target(&volume)]);
+}
+
+/// The mounter's copy of the mount is all that it can see of how mounts pass on: a change there is what kubelet's
+/// directory without `mountPropagation: Bidirectional` looks like.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publish_never_says_ok_for_a_mount_that_the_host_would_not_see() {
+    let Some(node) = Node::start(BINARY).await else { return };
+    node.vault().set_secret("a", "1");
+    let mut driver = node.drive().await;
+    let (volume, seen) = (node.volume("web-0", &["a"]), node.volume("seen-0", &["a"]));
+    node.publish(&seen).await.unwrap();
+    let (mounter, directory) = (driver.mounter(), node.kubelet.dir().to_owned());
+    let change = move |propagation| {
+        let directory = directory.clone();
+        let change = move || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+            let inside = std::fs::File::open(format!("/proc/{mounter}/ns/mnt")).unwrap();
+            nix::sched::setns(inside, nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+            rustix::mount::mount_change(&directory, propagation).unwrap();
+        };
+        std::thread::spawn(change).join().unwrap();
+    };
+    change(MountPropagationFlags::PRIVATE);
+    let refused = node.publish(&volume).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Internal);
+    for part in ["KW_FILE_SYSTEM", "mountPropagation: Bidirectional", "volumeMounts"] {
+        assert!(refused.message().contains(part), "{}", refused.message());
+    }
+    assert!(records(&node.kubelet).iter().all(|record| !record.contains("web-0")));
+    assert_eq!(node.kubelet.mounts(), [node.kubelet.target(&seen)]);
+    // What was published before is seen still, and stays.
+    node.publish(&seen).await.unwrap();
+    assert_eq!(node.read(&seen, "a").unwrap(), b"1");
+    until("the event", || {
+        notes(&node, &volume, "SecretsMountFailed").iter().any(|note| note.contains("Bidirectional"))
+    })
+    .await;
+    driver.kill(mounter).await;
+    // A driver that is started as it should be serves it.
+    let _driver = node.drive().await;
+    publish_until_ok(&node, &volume).await;
+    assert_eq!(node.read(&volume, "a").unwrap(), b"1");
+}
+
+/// The same before anything was published: the driver does not even start.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_driver_whose_mounts_would_not_reach_the_host_says_at_start_what_to_add() {
+    let Some(node) = Node::start(BINARY).await else { return };
+    rustix::mount::mount_change(node.kubelet.dir(), MountPropagationFlags::PRIVATE).unwrap();
+    let mut driver = node.spawn();
+    assert_eq!(driver.ended().await.code(), Some(69));
+    let log = driver.log();
+    assert!(log.contains("mountPropagation: Bidirectional") && log.contains("pods"), "{log}");
+    assert!(!registration(&node).exists());
+    rustix::mount::mount_change(node.kubelet.dir(), MountPropagationFlags::SHARED).unwrap();
+    node.drive().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

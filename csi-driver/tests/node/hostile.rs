@@ -1,7 +1,8 @@
 //! What somebody would try who has taken over the broker. Each attempt says `ok` or how it failed.
 
 use std::fs::{File, read_dir};
-use std::io::{Read, Write};
+use std::io::{IoSlice, Read, Write};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -10,7 +11,11 @@ use std::process::Command;
 use keyward_csi_driver::mounts::{Detached, Mounts, Place, Socket, Tmpfs};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::mount::{FsOpenFlags, MountFlags, OpenTreeFlags, UnmountFlags};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::{Pid, Signal};
+
+/// How an answer begins to what nobody has written: it must not pass for a failed attempt.
+const UNKNOWN: &str = "unknown attempt";
 
 /// The broker, taken over.
 pub(crate) struct Hostile {
@@ -35,6 +40,7 @@ impl Hostile {
         let pid = || words[1].parse().ok().and_then(Pid::from_raw).ok_or_else(|| "no pid".to_owned());
         match words[0] {
             // What it may do.
+            "channel" => Ok(self.mounts.socket_number().to_string()),
             "self" => Ok(std::process::id().to_string()),
             "read" => std::fs::read_to_string(words[1]).map_err(said),
             "write" => std::fs::write(words[1], "content").map(|()| String::new()).map_err(said),
@@ -141,11 +147,20 @@ impl Hostile {
                     rustix::thread::CapabilitySets { effective: all, permitted: all, inheritable: all },
                 ))
             }
+            // To a container that works with it: a volume that it may write.
+            "pass-on" => {
+                let (here, _there) = UnixStream::pair().map_err(said)?;
+                let rights = [self.root.as_ref().ok_or("no root")?.as_fd()];
+                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+                let mut ancillary = SendAncillaryBuffer::new(&mut space);
+                ancillary.push(SendAncillaryMessage::ScmRights(&rights));
+                done(sendmsg(&here, &[IoSlice::new(b"x")], &mut ancillary, SendFlags::NOSIGNAL))
+            }
             "own" => {
                 let file = File::open("/proc/self/status").map_err(said)?;
                 done(self.mounts.own(file.as_fd(), 0, 0))
             }
-            unknown => Err(format!("no attempt is called {unknown}")),
+            unknown => Err(format!("{UNKNOWN} {unknown}")),
         }
     }
 }

@@ -26,20 +26,27 @@ pub(crate) struct Node {
 impl Node {
     /// A node with a mounter whose broker is of that kind; `None` where mounting is not permitted.
     pub(crate) fn start(broker: &str) -> Option<Self> {
-        let directory = tempfile::tempdir().unwrap();
-        if !namespace() {
-            return None;
-        }
-        let home = directory.path().to_owned();
-        tmpfs(&home);
-        for name in ["kubelet/pods", "plugin", "registry", "config"] {
-            std::fs::create_dir_all(home.join(name)).unwrap();
-        }
-        std::fs::write(home.join("config/keyward.yaml"), "first").unwrap();
-        let pods = home.join("kubelet/pods");
-        tmpfs(&pods);
-        mount_change(&pods, MountPropagationFlags::SHARED).unwrap();
-        Some(Self::run(broker, home.join("plugin").as_path(), directory))
+        Self::start_where(broker, |_| {})
+    }
+
+    /// The same where kubelet's directories were changed before the mounter starts.
+    pub(crate) fn start_where(broker: &str, change: impl FnOnce(&Path)) -> Option<Self> {
+        let directory = prepared()?;
+        change(directory.path());
+        let plugin = directory.path().join("plugin");
+        Some(Self::run(broker, &plugin, directory))
+    }
+
+    /// What a mounter says that is started where kubelet's directories are changed so that it must not start.
+    pub(crate) fn refused_where(change: impl FnOnce(&Path)) -> Option<(ExitStatus, String)> {
+        let directory = prepared()?;
+        let home = directory.path();
+        change(home);
+        let _control = UnixListener::bind(home.join("control.sock")).unwrap();
+        let output = command("lend", &home.join("plugin"), home).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        rustix::mount::unmount(home, rustix::mount::UnmountFlags::DETACH).unwrap();
+        Some((output.status, said))
     }
 
     fn run(broker: &str, plugin: &Path, directory: tempfile::TempDir) -> Self {
@@ -47,11 +54,7 @@ impl Node {
         let control = home.join("control.sock");
         let _ = std::fs::remove_file(&control);
         let listener = UnixListener::bind(control).unwrap();
-        let mounter = Command::new(env!("CARGO_BIN_EXE_keyward-csi-driver-victim"))
-            .arg("mounter")
-            .args([home.as_os_str(), broker.as_ref(), plugin.as_os_str()])
-            .spawn()
-            .unwrap();
+        let mounter = command(broker, plugin, &home).spawn().unwrap();
         let (control, _) = listener.accept().unwrap();
         Self { home, mounter, control, directory: Some(directory) }
     }
@@ -102,13 +105,39 @@ impl Node {
 
     /// A place for which kubelet has made the directory.
     pub(crate) fn place(&self, volume: &str) -> Place {
+        self.place_of("csi.keyward.dev", volume)
+    }
+
+    /// The same for a volume of another driver.
+    pub(crate) fn place_of(&self, driver: &str, volume: &str) -> Place {
         let place = Place::new(POD, volume).unwrap();
-        std::fs::create_dir_all(self.target(&place).parent().unwrap()).unwrap();
+        let directory = self.target(&place).parent().unwrap().to_owned();
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::write(directory.join("vol_data.json"), format!("{{\"driverName\":\"{driver}\"}}")).unwrap();
         place
     }
 
     pub(crate) fn target(&self, place: &Place) -> PathBuf {
         place.target(&self.home.join("kubelet"))
+    }
+
+    /// Changes how what is mounted at a path passes on, in the mounter's own mount namespace.
+    pub(crate) fn change_inside(&self, path: &Path, propagation: MountPropagationFlags) {
+        let path = path.to_owned();
+        self.inside(move || mount_change(&path, propagation).unwrap());
+    }
+
+    /// Does something in the mounter's own mount namespace.
+    pub(crate) fn inside(&self, work: impl FnOnce() + Send + 'static) {
+        let mounter = self.mounter.id();
+        let enter = move || {
+            // A thread that shares its directories with others may not change namespaces.
+            unshare(CloneFlags::CLONE_NEWNS).unwrap();
+            let inside = std::fs::File::open(format!("/proc/{mounter}/ns/mnt")).unwrap();
+            nix::sched::setns(inside, CloneFlags::CLONE_NEWNS).unwrap();
+            work();
+        };
+        std::thread::spawn(enter).join().unwrap();
     }
 
     /// Ends the broker with an exit code, and waits for the mounter.
@@ -134,6 +163,30 @@ impl Drop for Node {
             let _ = rustix::mount::unmount(&self.home, rustix::mount::UnmountFlags::DETACH);
         }
     }
+}
+
+/// A directory of a node's own, on a tmpfs, with kubelet's `pods` on a shared one.
+fn prepared() -> Option<tempfile::TempDir> {
+    let directory = tempfile::tempdir().unwrap();
+    if !namespace() {
+        return None;
+    }
+    let home = directory.path().to_owned();
+    tmpfs(&home);
+    for name in ["kubelet/pods", "plugin", "registry", "config"] {
+        std::fs::create_dir_all(home.join(name)).unwrap();
+    }
+    std::fs::write(home.join("config/keyward.yaml"), "first").unwrap();
+    let pods = home.join("kubelet/pods");
+    tmpfs(&pods);
+    mount_change(&pods, MountPropagationFlags::SHARED).unwrap();
+    Some(directory)
+}
+
+fn command(broker: &str, plugin: &Path, home: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_keyward-csi-driver-victim"));
+    command.arg("mounter").args([home.as_os_str(), broker.as_ref(), plugin.as_os_str()]);
+    command
 }
 
 /// Gives this thread a mount namespace of its own.

@@ -13,6 +13,7 @@ use std::process::ExitCode;
 
 use keyward_csi_driver::confine::{self, Needs};
 use keyward_csi_driver::mounter::{self, Settings};
+use keyward_csi_driver::mounts::Mounts;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 #[path = "hostile.rs"]
@@ -47,8 +48,9 @@ fn main() -> ExitCode {
                 read: vec![home.join("config"), PathBuf::from("/etc/hosts"), home.join("missing")],
                 write: vec![home.join("state")],
             };
-            confine::enter(&needs).unwrap();
-            obey(control)
+            let mounts = keyward_csi_driver::mounts::take_channel().unwrap();
+            confine::enter(&needs, mounts.socket_number()).unwrap();
+            obey(control, mounts)
         }
         _ => ExitCode::from(64),
     }
@@ -71,12 +73,12 @@ fn lend(mut control: UnixStream) -> ExitCode {
 }
 
 /// Does what the test says, a line at a time, and says what came of it.
-fn obey(control: UnixStream) -> ExitCode {
+fn obey(control: UnixStream, mounts: Mounts) -> ExitCode {
     let mut answers = control.try_clone().unwrap();
     let mut lines = BufReader::new(control).lines();
-    let mounts = keyward_csi_driver::mounts::take_channel().unwrap();
     let mut hostile = hostile::Hostile::new(mounts);
-    while let Some(Ok(line)) = lines.next() {
+    while let Some(line) = lines.next() {
+        let line = line.unwrap();
         let words: Vec<_> = line.split(' ').collect();
         let answer = hostile.act(&words);
         writeln!(answers, "{}", answer.replace('\n', " ")).unwrap();

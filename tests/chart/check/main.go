@@ -4,6 +4,7 @@
 //
 //	check manifests DIRECTORY          rendered manifests
 //	check policy MANIFEST DIRECTORY    pods through the policies; DIRECTORY has NAME.pod.yaml, and NAME.csi.yaml or NAME.refused
+//	check guard MANIFEST               what the driver may report of which node
 //	check metrics CHART REPOSITORY     alerts and dashboard against the metrics in the sources
 //	check docs VALUES                  docs/chart.md, on standard output
 package main
@@ -23,6 +24,8 @@ func main() {
 		err = manifests(args[0])
 	case os.Args[1] == "policy" && len(args) == 2:
 		err = policy(args[0], args[1])
+	case os.Args[1] == "guard" && len(args) == 1:
+		err = guard(args[0])
 	case os.Args[1] == "metrics" && len(args) == 2:
 		err = metrics(args[0], args[1])
 	case os.Args[1] == "docs" && len(args) == 1:
@@ -37,6 +40,6 @@ func main() {
 }
 
 func usage() {
-	fmt.Fprintln(os.Stderr, "usage: check manifests DIRECTORY | policy MANIFEST DIRECTORY | metrics CHART REPOSITORY | docs VALUES")
+	fmt.Fprintln(os.Stderr, "usage: check manifests DIRECTORY | policy MANIFEST DIRECTORY | guard MANIFEST | metrics CHART REPOSITORY | docs VALUES")
 	os.Exit(64)
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyward_core::Clock;
+use keyward_core::backoff::exponential;
 use tokio::time::Instant;
 
 use super::event::{Event, News};
@@ -25,6 +26,9 @@ const FOR_FAILURES: u32 = 3;
 /// Attempts at one write.
 const ATTEMPTS: u32 = 30;
 
+/// Rests of a volume whose name is taken: from, to.
+const RESTS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
 /// How long the same news counts as the same event.
 const SERIES: Duration = Duration::from_secs(600);
 
@@ -35,6 +39,8 @@ pub(super) struct Queue {
     clock: Arc<dyn Clock>,
     volumes: HashMap<Key, Volume>,
     order: VecDeque<Key>,
+    /// Volumes that rest, and when each comes back.
+    resting: Vec<(Instant, Key)>,
     under_way: bool,
     pods: HashMap<String, Bucket>,
     all_pods: Bucket,
@@ -85,6 +91,8 @@ pub(super) enum End {
     Written,
     /// To be tried again.
     Later,
+    /// To be tried again after a rest, while other volumes go on: what is in the way is of this one alone.
+    Rest,
     /// Refused for good.
     Never,
 }
@@ -95,6 +103,7 @@ impl Queue {
             clock,
             volumes: HashMap::new(),
             order: VecDeque::new(),
+            resting: Vec::new(),
             under_way: false,
             pods: HashMap::new(),
             all_pods: Bucket::new(100, Duration::from_millis(200)),
@@ -194,6 +203,7 @@ impl Queue {
     fn forget(&mut self, key: &Key) {
         self.volumes.remove(key);
         self.order.retain(|waiting| waiting != key);
+        self.resting.retain(|(_, waiting)| waiting != key);
         if !self.volumes.keys().any(|other| other.uid == key.uid) {
             self.pods.remove(&key.uid);
         }
@@ -201,6 +211,10 @@ impl Queue {
 
     /// The next write; a status comes before the events of its volume.
     pub(super) fn next(&mut self) -> Option<Job> {
+        let now = Instant::now();
+        for (_, key) in self.resting.extract_if(.., |(due, _)| *due <= now) {
+            self.order.push_back(key);
+        }
         while let Some(key) = self.order.pop_front() {
             let Some(volume) = self.volumes.get_mut(&key) else { continue };
             volume.queued = false;
@@ -212,22 +226,33 @@ impl Queue {
         None
     }
 
+    /// When the first of those that rest comes back.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.resting.iter().map(|(due, _)| *due).min()
+    }
+
     /// Takes note of how a write ended, and comes back to the volume when there is more.
     pub(super) fn end(&mut self, job: Job, end: &End) {
         self.under_way = false;
         match end {
             End::Written => self.written += 1,
-            End::Later => self.failed += 1,
+            End::Later | End::Rest => self.failed += 1,
             End::Never => (self.failed, self.dropped) = (self.failed + 1, self.dropped + 1),
         }
         if let Some(volume) = self.volumes.get_mut(&job.key) {
             volume.end(job.step, end);
+            if matches!(end, End::Rest) && volume.attempts > 0 && !volume.queued {
+                volume.queued = true;
+                let rest = exponential(RESTS.0, RESTS.1, volume.attempts - 1);
+                self.resting.push((Instant::now() + rest, job.key));
+                return;
+            }
         }
         self.enqueue(job.key);
     }
 
     pub(super) fn waiting(&self) -> usize {
-        self.order.len() + usize::from(self.under_way)
+        self.order.len() + self.resting.len() + usize::from(self.under_way)
     }
 
     pub(super) fn stats(&self) -> ReporterStats {
@@ -274,7 +299,7 @@ impl Volume {
     }
 
     fn end(&mut self, step: Step, end: &End) {
-        let again = matches!(end, End::Later) && self.attempts < ATTEMPTS;
+        let again = matches!(end, End::Later | End::Rest) && self.attempts < ATTEMPTS;
         self.attempts = if again { self.attempts + 1 } else { 0 };
         match step {
             Step::Status { desired, class, .. } if again && self.class.as_ref() == Some(&class) => {

@@ -44,7 +44,17 @@ impl Worker {
             let next = self.shared.queue.lock().next();
             self.shared.count();
             let Some(mut job) = next else {
-                self.shared.wake.notified().await;
+                let due = self.shared.queue.lock().due();
+                let rested = async {
+                    match due {
+                        Some(due) => tokio::time::sleep_until(due).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    () = self.shared.wake.notified() => {}
+                    () = rested => {}
+                }
                 continue;
             };
             let result = self.write(&mut job).await;
@@ -67,6 +77,10 @@ impl Worker {
             }
             // The pod's namespace is going away, or the definition is not installed: nobody is left to read it.
             Err(failure) if failure.is_absent() || failure.is_of_ending_namespace() => End::Never,
+            Err(failure) if failure.is_occupied() => {
+                tracing::debug!(error = %failure.error, "a status of the same name may not be changed; it is tried again");
+                End::Rest
+            }
             Err(failure) => {
                 self.quiet.failed(&failure.error);
                 if failure.is_transient() || failure.is_conflict() { End::Later } else { End::Never }
@@ -90,7 +104,8 @@ impl Worker {
 
     async fn create_or_update(&mut self, status: &Status<'_>) -> Result<(), Failure> {
         match self.create(status).await {
-            Err(failure) if failure.is_conflict() => self.update(status).await,
+            // An earlier pod's, which goes with it; until then only the node that wrote it may change it.
+            Err(failure) if failure.is_conflict() => self.update(status).await.map_err(Failure::of_another),
             done => done,
         }
     }

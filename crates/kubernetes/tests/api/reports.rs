@@ -125,6 +125,37 @@ async fn a_status_of_an_earlier_pod_or_node_is_taken_over() {
     assert_eq!(status["status"]["targetPath"], json!("/pods/uid-of-web/volumes/secrets/mount"));
 }
 
+/// As the chart's policies have it: an earlier pod of the same name was on another node.
+#[tokio::test]
+async fn a_status_that_may_not_be_taken_over_is_made_when_it_has_gone_and_nothing_else_waits_for_it() {
+    let api = FakeApi::start();
+    let label = "internal.secrets-store.csi.k8s.io/node-name";
+    let metadata = json!({ "namespace": "shop", "name": "web-shop-vault", "labels": { label: "node-0" } });
+    api.put(STATUSES, json!({ "metadata": metadata, "status": { "mounted": true } }));
+    api.forbid("patch", STATUSES);
+    let reporter = cluster(&api).await.reporter();
+    reporter.report(report(pod("web"), published()));
+    // Failures of the server would hold up all others for a second and more.
+    for number in 0..10 {
+        reporter.report(report(pod(&format!("other-{number}")), published()));
+    }
+    let others = || api.statuses().len() == 11;
+    let started = tokio::time::Instant::now();
+    while !others() {
+        assert!(started.elapsed() < PATIENCE, "others wait: {:?}", reporter.stats());
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    let old = api.object(STATUSES, "shop", "web-shop-vault").unwrap();
+    assert_eq!(old["metadata"]["labels"][label], json!("node-0"));
+    assert_eq!(reporter.stats().dropped, 0);
+    // The garbage collector takes the old one with its pod.
+    api.delete(STATUSES, "shop", "web-shop-vault");
+    told(&reporter).await;
+    let status = api.object(STATUSES, "shop", "web-shop-vault").unwrap();
+    assert_eq!(status["metadata"]["labels"][label], json!(NODE));
+    assert_eq!(status["status"]["mounted"], json!(true));
+}
+
 #[tokio::test]
 async fn a_status_that_somebody_deleted_is_made_again() {
     let api = FakeApi::start();

@@ -141,3 +141,29 @@ async fn what_is_gone_leaves_nothing() {
     assert!(queue.next().is_none());
     assert_eq!((queue.stats().volumes, queue.pods.len()), (0, 0));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_volume_that_rests_comes_back_later_and_later_while_others_go_on_and_is_given_up_at_last() {
+    let mut queue = queue();
+    queue.note(report(Some("class"), published("1")));
+    let mut rests = Vec::new();
+    loop {
+        let job = queue.next().unwrap();
+        assert!(matches!(job.step, Step::Status { .. }));
+        queue.end(job, &End::Rest);
+        let Some(due) = queue.due() else { break };
+        rests.push((due - tokio::time::Instant::now()).as_secs());
+        // News of the volume do not cut its rest short, and another volume does not wait for it.
+        queue.note(report(Some("class"), published("2")));
+        assert!(queue.next().is_none());
+        let mut other = report(Some("class"), published("1"));
+        other.pod.uid = "other".into();
+        queue.note(other);
+        assert!(!write_all(&mut queue).is_empty() || rests.len() > 1);
+        assert!(queue.waiting() > 0);
+        tokio::time::advance(due - tokio::time::Instant::now()).await;
+    }
+    assert_eq!(rests.len(), ATTEMPTS as usize);
+    assert_eq!(rests[..7], [1, 2, 4, 8, 16, 32, 60]);
+    assert!(rests[7..].iter().all(|rest| *rest == 60));
+}
