@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use keyward_core::{Code, Error, Result};
@@ -22,6 +22,7 @@ use rustix::net::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::Endpoint;
+use tokio::time::Instant;
 use tower::service_fn;
 
 use super::cut;
@@ -68,7 +69,7 @@ fn reach(path: &Path, until: Instant) -> Result<OwnedFd> {
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(failed)?;
     loop {
         match connect(&socket, &address) {
-            Err(Errno::AGAIN) if Instant::now() < until => std::thread::sleep(Duration::from_millis(20)),
+            Err(Errno::AGAIN) if Instant::now() < until => drop(poll(&mut [], Some(&SLICE))),
             Err(Errno::AGAIN) => return Err(silent()),
             done => return done.map(|()| socket).map_err(failed),
         }
