@@ -98,7 +98,7 @@ impl Connection {
         }
         let flow = Arc::new(Flow::default());
         let io = TokioIo::new(Io::new(stream, Arc::clone(&flow)));
-        let mut reading = Reading::new(flow, Arc::clone(&self.shared.answers), settings);
+        let mut reading = Reading::new(Arc::clone(&flow), Arc::clone(&self.shared.answers), settings);
         let stopping = self.shared.stopping.clone();
         let this = Arc::new(self);
         let settings = &this.shared.settings;
@@ -122,6 +122,7 @@ impl Connection {
             let (mut lives, mut told, mut stops) =
                 (pin!(this.lives()), pin!(this.seat.ended()), pin!(stopping.cancelled()));
             poll_fn(|context| {
+                flow.turn();
                 if serving.as_mut().poll(context).is_ready() {
                     return Poll::Ready(End::Gone);
                 }
@@ -145,9 +146,12 @@ impl Connection {
             }
             End::Over => {
                 serving.as_mut().graceful_shutdown();
-                let ended = poll_fn(|context| match serving.as_mut().poll(context).is_ready() {
-                    true => Poll::Ready(()),
-                    false => reading.poll_stuck(context),
+                let ended = poll_fn(|context| {
+                    flow.turn();
+                    match serving.as_mut().poll(context).is_ready() {
+                        true => Poll::Ready(()),
+                        false => reading.poll_stuck(context),
+                    }
                 });
                 // At shutdown the server cuts what is left; a connection that ends by itself gets the same time.
                 let _ = timeout(this.shared.settings.drain_timeout, ended).await;

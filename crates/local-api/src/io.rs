@@ -3,7 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -30,11 +30,22 @@ fn stuck_cost(settings: &ApiSettings) -> usize {
     2 * SEND_BUFFER + settings.max_calls_per_connection as usize * 2048
 }
 
-/// Whether the kernel takes what is written.
+/// What a connection reads before others have their turn, in bytes: some hundred of the smallest requests.
+const TURN: usize = 16 << 10;
+
+/// Whether the kernel takes what is written, and what was read in this turn.
 #[derive(Default)]
 pub(crate) struct Flow {
     blocked: AtomicBool,
     written: AtomicU64,
+    read: AtomicUsize,
+}
+
+impl Flow {
+    /// A new turn of the connection's task begins.
+    pub(crate) fn turn(&self) {
+        self.read.store(0, Ordering::Relaxed);
+    }
 }
 
 /// A connection whose preface was read already.
@@ -71,7 +82,14 @@ impl AsyncRead for Io {
     ) -> Poll<io::Result<()>> {
         let rest = PREFACE.get(self.preface_read..).unwrap_or_default();
         if rest.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(context, buffer);
+            if self.flow.read.load(Ordering::Relaxed) >= TURN {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let before = buffer.filled().len();
+            let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+            self.flow.read.fetch_add(buffer.filled().len().saturating_sub(before), Ordering::Relaxed);
+            return read;
         }
         let length = rest.len().min(buffer.remaining());
         buffer.put_slice(rest.get(..length).unwrap_or_default());

@@ -16,6 +16,7 @@ use crate::connection::Connection;
 use crate::crowd::Crowd;
 use crate::peer::{Peer, PeerCheck};
 use crate::pool::Pool;
+use crate::rate::Rate;
 use crate::secrets::Refreshes;
 use crate::socket::Bound;
 use crate::standard::{Health, Reflection};
@@ -72,6 +73,8 @@ pub(crate) struct Shared {
     /// Calls that may reach the provider.
     pub(crate) upstream: Semaphore,
     pub(crate) watches: Watches,
+    /// Names that watches may compare.
+    pub(crate) looks: Rate,
     pub(crate) health: Health,
     pub(crate) reflection: Reflection,
     pub(crate) stopping: CancellationToken,
@@ -107,6 +110,7 @@ impl Server {
             refreshes: Refreshes::new(settings.refresh_gap),
             upstream: Semaphore::new(settings.max_upstream),
             watches: Watches::new(settings.max_watches),
+            looks: Rate::new(settings.looks),
             health: Health::new(settings.max_message),
             reflection: Reflection::new(settings.max_message),
             stopping: CancellationToken::new(),

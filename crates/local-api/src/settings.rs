@@ -57,6 +57,9 @@ pub struct ApiSettings {
     pub max_batch: usize,
     /// Largest sum of the values in the answer to a batch, in bytes; clients commonly refuse messages over 4 MiB.
     pub max_batch_bytes: usize,
+    /// Names that all watches together may compare a second to find what changed, with a burst of one second's worth.
+    /// Beyond it changes are seen later, several at once.
+    pub looks: u32,
     /// Names in one watch.
     pub max_watched_names: usize,
     /// How long a new connection may take to say that it speaks HTTP/2.
@@ -117,6 +120,7 @@ impl ApiSettings {
             max_message: 64 << 10,
             max_batch: 256,
             max_batch_bytes: 3 << 20,
+            looks: 200_000,
             max_watched_names: 2000,
             handshake_timeout: Duration::from_secs(10),
             call_timeout: Duration::from_secs(30),

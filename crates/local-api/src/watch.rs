@@ -149,11 +149,23 @@ impl Watch {
                     () = shared.stopping.cancelled() => {}
                     () = shared.view.changed(generation) => {}
                 }
+            } else if let Err(wait) = shared.looks.take(shared.now(), self.watched()) {
+                // What changes meanwhile is seen by the same look.
+                tokio::select! {
+                    () = shared.stopping.cancelled() => {}
+                    () = tokio::time::sleep(wait) => {}
+                }
             } else {
                 self.looked_at = Some(generation);
                 self.look();
             }
         }
+    }
+
+    /// How many names a look compares.
+    fn watched(&self) -> u32 {
+        let names = self.names.as_ref().map_or(self.sent.len(), Vec::len);
+        u32::try_from(names).unwrap_or(u32::MAX).max(1)
     }
 
     /// Notes the names that may have moved.

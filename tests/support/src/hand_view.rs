@@ -14,6 +14,8 @@ use tokio::sync::watch;
 pub struct HandView {
     objects: Mutex<BTreeMap<String, Arc<Served>>>,
     generation: watch::Sender<u64>,
+    /// Times that all objects were asked for.
+    pub lists: AtomicUsize,
     /// Refreshes that were asked for.
     pub refreshes: AtomicUsize,
     /// What a refresh reads; with `None` it waits until there is something.
@@ -25,6 +27,7 @@ impl Default for HandView {
         Self {
             objects: Mutex::default(),
             generation: watch::Sender::new(0),
+            lists: AtomicUsize::new(0),
             refreshes: AtomicUsize::new(0),
             refresh: watch::Sender::new(Some(Ok(b"refreshed"))),
         }
@@ -94,6 +97,7 @@ impl SecretView for HandView {
     }
 
     fn list(&self) -> Vec<Arc<Served>> {
+        self.lists.fetch_add(1, Ordering::Relaxed);
         self.objects.lock().values().cloned().collect()
     }
 

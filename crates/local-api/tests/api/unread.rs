@@ -1,6 +1,7 @@
 //! What a peer costs that does not read, does not speak, or holds places.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -351,6 +352,41 @@ async fn a_servers_own_limit_of_calls_holds_without_an_account_and_health_is_ans
     }
     assert_eq!(reason(&get(&mut client, "db").await.err().unwrap()), "KW_LIMIT_EXCEEDED");
     keyward_local_api::probe(&rig.socket).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_watches_of_much_that_changes_often_look_seldom_and_still_see_the_newest() {
+    let rig = Rig::with(|settings| settings.looks = 1_000);
+    for name in names(100) {
+        rig.view.set(&name, b"0");
+    }
+    let mut client = rig.client().await;
+    let mut watches = Vec::new();
+    for _ in 0..20 {
+        let mut watch = client.watch_secrets(WatchSecretsRequest::default()).await.unwrap().into_inner();
+        for _ in 0..100 {
+            watch.message().await.unwrap().unwrap();
+        }
+        watches.push(watch);
+    }
+    let (looked, began) = (rig.view.lists.load(Ordering::Relaxed), Instant::now());
+    for turn in 1..=1_000 {
+        rig.view.set("secret-050", format!("{turn}").as_bytes());
+        sleep(Duration::from_millis(10)).await;
+    }
+    let seconds = began.elapsed().as_secs_f64();
+    let looked = rig.view.lists.load(Ordering::Relaxed) - looked;
+    // Ten looks of a hundred names a second, and those of one second ahead; without a limit twenty thousand.
+    assert!((looked as f64) < 10.0 * seconds + 20.0, "{looked} looks in {seconds} s");
+    for watch in &mut watches {
+        loop {
+            let event = watch.message().await.unwrap().unwrap().event.unwrap();
+            let watch_secrets_response::Event::Current(secret) = event else { panic!("a value") };
+            if secret.value.as_ref() == b"1000" {
+                break;
+            }
+        }
+    }
 }
 
 #[tokio::test]
