@@ -126,13 +126,9 @@ fn cloud(
     clouds: &dyn Fn(&str) -> Option<Cloud>,
     notes: &mut Notes,
 ) -> Option<Cloud> {
-    const AZURE: [&str; 5] = [
-        "AzurePublicCloud",
-        "AzureUSGovernmentCloud",
-        "AzureChinaCloud",
-        "AzureGermanCloud",
-        "AzureStackCloud",
-    ];
+    const PUBLIC: &str = "AzurePublicCloud";
+    const AZURE: [&str; 5] =
+        [PUBLIC, "AzureUSGovernmentCloud", "AzureChinaCloud", "AzureGermanCloud", "AzureStackCloud"];
     if !parameters.text("cloudEnvFileName").is_empty() {
         notes.add(
             "cloudEnvFileName",
@@ -141,7 +137,7 @@ fn cloud(
     }
     let name = parameters.text("cloudName");
     if name.is_empty() {
-        return clouds("").or_else(|| clouds(AZURE[0])).or_else(|| Some(Cloud::public()));
+        return clouds("").or_else(|| clouds(PUBLIC)).or_else(|| Some(Cloud::public()));
     }
     let spelled = AZURE.into_iter().find(|known| known.eq_ignore_ascii_case(name)).unwrap_or(name);
     let cloud = clouds(spelled);

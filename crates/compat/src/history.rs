@@ -33,7 +33,7 @@ impl ClassObject {
         }
         chosen
             .into_iter()
-            .take(self.history as usize + 1)
+            .take((self.history as usize).saturating_add(1))
             .enumerate()
             .map(|(index, info)| {
                 let mut spec = self.spec.clone();

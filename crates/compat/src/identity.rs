@@ -34,7 +34,8 @@ impl ClassIdentity {
     }
 }
 
-const MODES: [&str; 3] = ["usePodIdentity", "useVMManagedIdentity", "useAzureTokenProxy"];
+const MACHINE: &str = "useVMManagedIdentity";
+const MODES: [&str; 3] = ["usePodIdentity", MACHINE, "useAzureTokenProxy"];
 
 /// Reads the mode and its client id.
 pub(crate) fn read(parameters: &Parameters<'_>, notes: &mut Notes) -> Option<ClassIdentity> {
@@ -49,7 +50,7 @@ pub(crate) fn read(parameters: &Parameters<'_>, notes: &mut Notes) -> Option<Cla
         );
     }
     if machine && proxy {
-        parameters.mistake(MODES[1], "stands beside useAzureTokenProxy; write one of them");
+        parameters.mistake(MACHINE, "stands beside useAzureTokenProxy; write one of them");
     }
     if pod || (machine && proxy) {
         return None;
@@ -62,7 +63,7 @@ pub(crate) fn read(parameters: &Parameters<'_>, notes: &mut Notes) -> Option<Cla
             );
         }
         notes.add(
-            MODES[1],
+            MACHINE,
             "works only where the administrator lists the pod's service account under `nodeIdentity` of the node plugin",
         );
         return Some(ClassIdentity::VmManaged { client_id: assigned });

@@ -13,6 +13,20 @@
 //! * objects may be written as a plain list, beside the list of texts under `array`;
 //! * YAML anchors are refused, `cloudEnvFileName` is not read, and `usePodIdentity` is refused with advice.
 
+// No input from outside may end the process.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
+
 mod class;
 mod history;
 mod identity;

@@ -213,8 +213,7 @@ fn refuse_clashes(objects: &[(usize, ClassObject)], mistakes: &Mistakes) {
         objects.iter().filter_map(|(index, object)| Some((object.spec.file.as_ref()?, *index))).collect();
     // Sorted by elements, a path and what lies below it are neighbours.
     files.sort_by(|(a, _), (b, _)| a.elements().cmp(b.elements()));
-    for pair in files.windows(2) {
-        let ((first, at), (second, index)) = (pair[0], pair[1]);
+    for ((first, at), (second, index)) in files.iter().copied().zip(files.iter().copied().skip(1)) {
         if first.clashes_with(second) {
             let (earlier, later) = (at.min(index), at.max(index));
             let file = if later == index { second } else { first };

@@ -43,7 +43,7 @@ impl RetryPolicy {
         let step = exponential(self.base, self.cap, failed.saturating_sub(1));
         let jittered = step.mul_f64(0.5 + 0.5 * random.clamp(0.0, 1.0));
         let wait = jittered.max(error.wait().unwrap_or_default()).min(self.cap);
-        (waited + wait <= self.budget).then_some(wait)
+        (waited.saturating_add(wait) <= self.budget).then_some(wait)
     }
 }
 

@@ -17,7 +17,7 @@ impl Cloud {
     /// The public cloud.
     #[must_use]
     pub fn public() -> Self {
-        Self::built_in("AzurePublicCloud").expect("the public cloud is built in")
+        Self::of("AzurePublicCloud", "https://login.microsoftonline.com", "vault.azure.net")
     }
 
     /// A built-in cloud by its name, or `None`.
@@ -25,17 +25,21 @@ impl Cloud {
     #[must_use]
     pub fn built_in(name: &str) -> Option<Self> {
         let (authority_host, vault_dns_suffix) = match name {
-            "AzurePublicCloud" => ("https://login.microsoftonline.com", "vault.azure.net"),
+            "AzurePublicCloud" => return Some(Self::public()),
             "AzureUSGovernmentCloud" => ("https://login.microsoftonline.us", "vault.usgovcloudapi.net"),
             "AzureChinaCloud" => ("https://login.chinacloudapi.cn", "vault.azure.cn"),
             _ => return None,
         };
-        Some(Self {
+        Some(Self::of(name, authority_host, vault_dns_suffix))
+    }
+
+    fn of(name: &str, authority_host: &str, vault_dns_suffix: &str) -> Self {
+        Self {
             name: name.to_owned(),
             authority_host: authority_host.to_owned(),
             vault_dns_suffix: vault_dns_suffix.to_owned(),
             audience: format!("https://{vault_dns_suffix}"),
-        })
+        }
     }
 
     /// The names that [`Self::built_in`] knows.
@@ -44,9 +48,10 @@ impl Cloud {
     /// Whether `host` (without a port) ends in this cloud's suffix, at a label boundary.
     #[must_use]
     pub fn owns(&self, host: &str) -> bool {
-        host.len() > self.vault_dns_suffix.len() + 1
-            && host.to_ascii_lowercase().ends_with(&self.vault_dns_suffix)
-            && host.as_bytes()[host.len() - self.vault_dns_suffix.len() - 1] == b'.'
+        let host = host.to_ascii_lowercase();
+        host.strip_suffix(&self.vault_dns_suffix)
+            .and_then(|rest| rest.strip_suffix('.'))
+            .is_some_and(|name| !name.is_empty())
     }
 }
 

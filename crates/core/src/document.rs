@@ -36,7 +36,7 @@ pub fn read_file_or_stdin(path: &Path) -> Result<Vec<u8>> {
 
 fn read_at_most(path: &Path, from: impl Read) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    from.take(MAX_DOCUMENT as u64 + 1)
+    from.take((MAX_DOCUMENT as u64).saturating_add(1))
         .read_to_end(&mut bytes)
         .map_err(|error| cannot_be_read(path, &error))?;
     if bytes.len() > MAX_DOCUMENT {
@@ -360,8 +360,10 @@ pub fn parse_duration(text: &str) -> std::result::Result<Duration, String> {
 pub fn show_duration(duration: Duration) -> String {
     let millis = duration.as_millis();
     for (unit, size) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)] {
-        if millis >= size && millis.is_multiple_of(size) {
-            return format!("{}{unit}", millis / size);
+        if let Some(whole) =
+            millis.checked_div(size).filter(|whole| *whole > 0 && millis.is_multiple_of(size))
+        {
+            return format!("{whole}{unit}");
         }
     }
     format!("{millis}ms")
@@ -395,15 +397,17 @@ fn nearest<'k>(key: &str, known: &[&'k str]) -> Option<&'k str> {
 fn distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.bytes().enumerate() {
-            let change = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = change.min(row[j] + 1).min(diagonal + 1);
+        let mut left = i.saturating_add(1);
+        let mut next = vec![left];
+        // What is above to the left, what is above.
+        for ((diagonal, above), y) in row.iter().zip(row.iter().skip(1)).zip(b.bytes()) {
+            let change = diagonal.saturating_add(usize::from(x != y));
+            left = change.min(left.min(*above).saturating_add(1));
+            next.push(left);
         }
+        row = next;
     }
-    row[b.len()]
+    row.last().copied().unwrap_or_default()
 }
 
 #[cfg(test)]

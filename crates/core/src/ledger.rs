@@ -282,7 +282,7 @@ impl Account {
         let mut held = self.0.held.lock();
         // Giving back is never refused, also where a limit was lowered meanwhile.
         if more > less {
-            let grows = more - less;
+            let grows = more.saturating_sub(less);
             let exceeds = |held: &Held, most: usize| held.against(kind).saturating_add(grows) > most;
             if exceeds(&held, limit.pod) {
                 return Err(refusal(kind, more, "this pod", limit.pod, limit.pod_setting));

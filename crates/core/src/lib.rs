@@ -3,6 +3,20 @@
 //! Every other crate speaks in these words. Data moves from a [`Provider`] to the broker as [`Fetched`] content, to
 //! readers as a [`Snapshot`], and to applications as a [`Served`] value; errors are one closed [`Error`].
 
+// No input from outside may end the process.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
+
 pub mod address;
 pub mod audit;
 pub mod backoff;

@@ -117,13 +117,15 @@ impl Fetched {
     /// Bytes that a cached copy costs, roughly, for the cache's bound.
     #[must_use]
     pub fn weight(&self) -> usize {
-        512 + match &self.content {
+        let content = match &self.content {
             Content::Secret { value, .. } => value.len(),
             Content::Key { jwk } => jwk.len(),
             Content::Certificate(c) => {
-                c.leaf_der.len() + c.bundle.as_ref().map_or(0, |(_, bundle)| bundle.len())
+                let bundle = c.bundle.as_ref().map_or(0, |(_, bundle)| bundle.len());
+                c.leaf_der.len().saturating_add(bundle)
             }
-        }
+        };
+        content.saturating_add(512)
     }
 }
 

@@ -31,18 +31,19 @@ impl TraceContext {
     /// `None` means to start a trace of one's own, as the specification asks.
     #[must_use]
     pub fn parse(header: &[u8]) -> Option<Self> {
-        let (head, rest) = header.split_at_checked(55)?;
-        let version = byte(&head[..2])?;
-        let dashes = head[2] == b'-' && head[35] == b'-' && head[52] == b'-';
+        let mut rest = header;
+        let [version] = take(&mut rest)?;
+        dash(&mut rest)?;
+        let trace = take(&mut rest)?;
+        dash(&mut rest)?;
+        let span = take(&mut rest)?;
+        dash(&mut rest)?;
+        let [flags] = take(&mut rest)?;
         let tail_fits = if version == 0 { rest.is_empty() } else { rest.first().is_none_or(|b| *b == b'-') };
-        if version == 0xff || !dashes || !tail_fits {
+        if version == 0xff || !tail_fits {
             return None;
         }
-        let mut trace = [0; 16];
-        let mut span = [0; 8];
-        fill(&head[3..35], &mut trace)?;
-        fill(&head[36..52], &mut span)?;
-        Self::new(trace, span, byte(&head[53..55])? & 1 == 1)
+        Self::new(trace, span, flags & 1 == 1)
     }
 
     /// The trace id.
@@ -84,20 +85,28 @@ impl fmt::Debug for TraceContext {
     }
 }
 
-fn fill(text: &[u8], bytes: &mut [u8]) -> Option<()> {
-    for (pair, slot) in text.chunks_exact(2).zip(bytes) {
-        *slot = byte(pair)?;
+/// Takes so many bytes, each written as two lower-case hex digits.
+fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    for byte in &mut bytes {
+        let (&[high, low], behind) = rest.split_first_chunk::<2>()?;
+        *byte = digit(high)? << 4 | digit(low)?;
+        *rest = behind;
     }
+    Some(bytes)
+}
+
+fn dash(rest: &mut &[u8]) -> Option<()> {
+    *rest = rest.strip_prefix(b"-")?;
     Some(())
 }
 
-fn byte(pair: &[u8]) -> Option<u8> {
-    let digit = |b: u8| match b {
-        b'0'..=b'9' => Some(b - b'0'),
-        b'a'..=b'f' => Some(b - b'a' + 10),
+fn digit(byte: u8) -> Option<u8> {
+    match byte {
+        b'0'..=b'9' => byte.checked_sub(b'0'),
+        b'a'..=b'f' => byte.checked_sub(b'a' - 10),
         _ => None,
-    };
-    Some(digit(pair[0])? << 4 | digit(pair[1])?)
+    }
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ pub(crate) async fn read(mut body: Incoming, limit: usize) -> Result<Bytes, Body
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(BodyFailure::Broken)?;
         let Some(data) = frame.data_ref() else { continue };
-        if data.len() > limit - kept.0.len() {
+        if data.len() > limit.saturating_sub(kept.0.len()) {
             return Err(BodyFailure::TooLarge);
         }
         kept.append(data);
@@ -37,9 +37,10 @@ struct Wiped(Vec<u8>);
 
 impl Wiped {
     fn append(&mut self, data: &[u8]) {
-        if self.0.capacity() - self.0.len() < data.len() {
+        let needed = self.0.len().saturating_add(data.len());
+        if self.0.capacity() < needed {
             // Growing by hand: a reallocation would leave the old bytes unwiped.
-            let wanted = (self.0.len() + data.len()).next_power_of_two().max(4096);
+            let wanted = needed.next_power_of_two().max(4096);
             let mut larger = Vec::with_capacity(wanted);
             larger.extend_from_slice(&self.0);
             self.0.zeroize();

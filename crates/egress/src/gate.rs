@@ -1,3 +1,11 @@
+#![cfg_attr(
+    not(test),
+    expect(
+        clippy::arithmetic_side_effects,
+        reason = "counts of this process's own requests, and times a bounded wait ahead: no outside byte decides them"
+    )
+)]
+
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::{Arc, Weak};
@@ -291,6 +299,10 @@ pub(crate) struct Pass(Option<Arc<Gate>>);
 
 impl Pass {
     pub(crate) fn gate(&self) -> &Arc<Gate> {
+        #[expect(
+            clippy::expect_used,
+            reason = "no input decides it: only a pass that was never given out is waived"
+        )]
         self.0.as_ref().expect("only a pass that was never given out is waived")
     }
 

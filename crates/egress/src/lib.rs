@@ -5,6 +5,20 @@
 //! and turns every failure into a [`keyward_core::Error`] that names the hop. [`VaultTransport`] plugs it into the Azure
 //! SDK: there a request cannot leave the vault that it was meant for, and all callers of a vault share one gate.
 
+// No input from outside may end the process.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
+
 mod body;
 mod client;
 mod dial;

@@ -171,9 +171,16 @@ fn incoming(map: &HeaderMap) -> Headers {
 /// A random UUID (RFC 9562 version 4).
 fn request_id() -> HeaderValue {
     let id = (fastrand::u128(..) & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
-    let hex = format!("{id:032x}");
-    let text = format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]);
-    HeaderValue::from_str(&text).expect("hexadecimal digits and dashes are a header value")
+    let group = |shift: u32, mask: u128| (id >> shift) & mask;
+    let text = format!(
+        "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+        group(96, 0xffff_ffff),
+        group(80, 0xffff),
+        group(64, 0xffff),
+        group(48, 0xffff),
+        group(0, 0xffff_ffff_ffff),
+    );
+    HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("00000000-0000-4000-8000-000000000000"))
 }
 
 #[cfg(test)]

@@ -101,7 +101,7 @@ impl TokenCache {
         let outcome = result.and_then(|issued| {
             let entry = self.entry(resource)?;
             let mut state = entry.lock();
-            let ends = started + issued.lifetime;
+            let ends = started.saturating_add(issued.lifetime);
             if state.valid(shared.clock.boot()).is_none_or(|held| held.token.expires_boot < ends) {
                 shared.tell_success(&state);
                 shared.hold(&mut state, issued, started);
@@ -254,10 +254,11 @@ impl Shared {
         let spent = self.clock.boot().saturating_sub(started);
         let token = AccessToken {
             secret,
-            expires_boot: started + lifetime,
-            expires_wall: self.clock.wall() + lifetime.saturating_sub(spent),
+            expires_boot: started.saturating_add(lifetime),
+            expires_wall: self.clock.wall().saturating_add(lifetime.saturating_sub(spent)),
         };
-        let refresh_at = started + schedule::refresh_after(lifetime, refresh_in, fastrand::f64());
+        let refresh_at =
+            started.saturating_add(schedule::refresh_after(lifetime, refresh_in, fastrand::f64()));
         state.succeed(Held { token: token.clone(), refresh_at });
         token
     }

@@ -24,7 +24,7 @@ impl SigningCertificate {
     /// The certificate whose key signs, DER.
     #[must_use]
     pub fn leaf(&self) -> &[u8] {
-        &self.chain[0]
+        self.chain.first().map_or(&[], Vec::as_slice)
     }
 
     /// A client assertion for the token endpoint `audience` (RFC 7523): RS256, the certificate named by its SHA-1 and
@@ -47,7 +47,10 @@ impl SigningCertificate {
             "x5t#S256": thumbprint(&digest::SHA256),
         });
         if send_chain {
-            header["x5c"] = self.chain.iter().map(|der| STANDARD.encode(der)).collect();
+            let chain: serde_json::Value = self.chain.iter().map(|der| STANDARD.encode(der)).collect();
+            if let Some(header) = header.as_object_mut() {
+                header.insert("x5c".to_owned(), chain);
+            }
         }
         let claims = serde_json::json!({
             "aud": audience,
@@ -55,7 +58,7 @@ impl SigningCertificate {
             "sub": client_id,
             "jti": format!("{:032x}", fastrand::u128(..)),
             "nbf": now.as_secs(),
-            "exp": now.as_secs() + ASSERTION_LIFE,
+            "exp": now.as_secs().saturating_add(ASSERTION_LIFE),
         });
         let encode = |json: &serde_json::Value| URL_SAFE_NO_PAD.encode(json.to_string());
         let mut token = format!("{}.{}", encode(&header), encode(&claims));

@@ -61,6 +61,10 @@ impl Credential {
     }
 }
 
+#[expect(
+    clippy::expect_used,
+    reason = "no input decides it, and without random bytes there is no TLS either"
+)]
 static PROCESS_KEY: LazyLock<hmac::Key> = LazyLock::new(|| {
     hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).expect("the system gives random bytes")
 });

@@ -41,7 +41,8 @@ fn read_now(path: &Path, what: &str, setting: &str) -> Result<SecretBytes> {
         Error::new(Code::IdentityFile, format!("cannot read {what} from {path} ({setting}): {why}"))
     };
     let mut bytes = Zeroizing::new(Vec::with_capacity(FILE_LIMIT + 1));
-    let read = File::open(path).and_then(|file| file.take(FILE_LIMIT as u64 + 1).read_to_end(&mut bytes));
+    let read = File::open(path)
+        .and_then(|file| file.take((FILE_LIMIT as u64).saturating_add(1)).read_to_end(&mut bytes));
     match read {
         Ok(_) if bytes.len() > FILE_LIMIT => Err(failed("it is larger than 64 KiB")),
         Ok(_) => Ok(SecretBytes::copy_from(&bytes)),

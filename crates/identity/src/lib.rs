@@ -6,6 +6,20 @@
 //! A [`SharedIdentity`] is proved by credentials that others pass to us instead, each of which stands for itself alone.
 //! docs/adr/0003-own-credentials.md tells why the SDK's own credentials are not used.
 
+// No input from outside may end the process.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
+
 mod assertion;
 mod cache;
 mod certificate;

@@ -56,23 +56,28 @@ impl Tries {
             // Sooner than asked would be rude, later is the cache's business.
             Again::Policy if failed.error.wait().is_some_and(|asked| asked > policy.cap) => None,
             Again::Policy => {
-                self.policy += 1;
+                self.policy = self.policy.saturating_add(1);
                 let wait = policy.next(&failed.error, self.policy, self.waited, random)?;
-                self.waited += wait;
+                self.waited = self.waited.saturating_add(wait);
                 Some(wait)
             }
             Again::Propagating => {
-                self.propagating += 1;
+                self.propagating = self.propagating.saturating_add(1);
                 // 1, 2 and 4 s, a quarter more by chance.
-                (self.propagating <= 3)
-                    .then(|| Duration::from_secs(1 << (self.propagating - 1)).mul_f64(1.0 + 0.25 * random))
+                let seconds = match self.propagating {
+                    1 => 1,
+                    2 => 2,
+                    3 => 4,
+                    _ => return None,
+                };
+                Some(Duration::from_secs(seconds).mul_f64(1.0 + 0.25 * random))
             }
             Again::Reread => {
-                self.rereads += 1;
+                self.rereads = self.rereads.saturating_add(1);
                 (self.rereads <= 1).then_some(Duration::ZERO)
             }
             Again::Updating => {
-                self.updating += 1;
+                self.updating = self.updating.saturating_add(1);
                 (self.updating <= 7).then_some(Duration::from_secs(10))
             }
         }

@@ -15,11 +15,13 @@ const RESERVE: Duration = Duration::from_secs(300);
 /// five minutes would remain, and at a third where the whole life is shorter. Up to a tenth earlier by chance, so that
 /// the pods of a node do not ask together. `random` is in `0.0..1.0`.
 pub(crate) fn refresh_after(lifetime: Duration, refresh_in: Option<Duration>, random: f64) -> Duration {
+    let part = |of: u32| lifetime.checked_div(of).unwrap_or_default();
+    let (half, third) = (part(2), part(3));
     let wanted = match refresh_in.filter(|wanted| *wanted < lifetime) {
         Some(wanted) => wanted,
-        None => match lifetime.checked_sub(RESERVE).filter(|rest| *rest >= lifetime / 3) {
-            Some(latest) => latest.min(lifetime / 2),
-            None => lifetime / 3,
+        None => match lifetime.checked_sub(RESERVE).filter(|rest| *rest >= third) {
+            Some(latest) => latest.min(half),
+            None => third,
         },
     };
     wanted.mul_f64(1.0 - 0.1 * random.clamp(0.0, 1.0)).max(SOONEST)

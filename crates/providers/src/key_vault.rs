@@ -182,7 +182,7 @@ impl KeyVault {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
             };
-            failed += 1;
+            failed = u32::saturating_add(failed, 1);
             let random = self.random.lock().f64();
             let wait = again.then(|| self.settings.retry.next(&error, failed, begun.elapsed(), random));
             let Some(wait) = wait.flatten() else { return Err(error) };

@@ -136,7 +136,7 @@ pub enum Certificates {
 #[must_use]
 pub fn is_quantity(text: &str) -> bool {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let suffix = &text[digits.len()..];
+    let suffix = text.strip_prefix(digits).unwrap_or_default();
     let number = !digits.ends_with('.')
         && digits.bytes().filter(|byte| *byte == b'.').count() <= 1
         && digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')

@@ -55,9 +55,8 @@ impl Notify {
         let process = fields.text("process");
         let http = fields.text("http");
         let exec = fields.texts("exec");
-        let kinds = usize::from(fields.has("signal"))
-            + usize::from(fields.has("http"))
-            + usize::from(fields.has("exec"));
+        let written = [fields.has("signal"), fields.has("http"), fields.has("exec")];
+        let kinds = written.iter().filter(|written| **written).count();
         let seconds = |s| Duration::from_secs(s);
         let debounce =
             fields.duration("debounce", Duration::ZERO..=seconds(300)).unwrap_or(Duration::from_millis(250));

@@ -34,7 +34,8 @@ pub fn parse_objects_text(text: &[u8], context: Context<'_>) -> Result<Vec<Objec
     };
     let before = mistakes.count();
     let specs = parse_objects(items, "objects", context, &mistakes);
-    if !context.notify && mistakes.count() == before + count_notify(items) && mistakes.count() > 0 {
+    let notify = before.saturating_add(count_notify(items));
+    if !context.notify && mistakes.count() == notify && mistakes.count() > 0 {
         return Err(Error::new(Code::NotifyNotHere, mistakes.to_string()));
     }
     mistakes.into_result(Code::ObjectInvalid)?;
@@ -254,8 +255,7 @@ fn refuse_clashes(specs: &[(usize, ObjectSpec)], path: &str, mistakes: &Mistakes
     }
     // Sorted by elements, a path and what lies below it are neighbours.
     files.sort_by(|(a, _), (b, _)| a.elements().cmp(b.elements()));
-    for pair in files.windows(2) {
-        let ((first, at), (second, index)) = (&pair[0], &pair[1]);
+    for ((first, at), (second, index)) in files.iter().zip(files.iter().skip(1)) {
         if first.clashes_with(second) {
             let (first_at, later) = (at.min(index), at.max(index));
             let file = if at.max(index) == index { second } else { first };

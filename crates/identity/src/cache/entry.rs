@@ -36,7 +36,7 @@ pub(super) struct Held {
 
 impl Held {
     fn is_valid(&self, now: Duration) -> bool {
-        now + MARGIN < self.token.expires_boot
+        now.saturating_add(MARGIN) < self.token.expires_boot
     }
 }
 
@@ -89,8 +89,9 @@ impl Entry {
 
     pub(super) fn fail(&mut self, error: &Error, now: Duration, random: f64) {
         self.failures = self.failures.saturating_add(1);
-        self.refusal = Some((error.clone(), now + schedule::hold_off(self.failures, error, random)));
-        self.not_before = now + schedule::retry_after_failure(self.failures, error, random);
+        self.refusal =
+            Some((error.clone(), now.saturating_add(schedule::hold_off(self.failures, error, random))));
+        self.not_before = now.saturating_add(schedule::retry_after_failure(self.failures, error, random));
         // A token that one 401 spoke against is better than none while no other can be had.
         if self.held.is_none() && error.kind().is_transient() {
             self.held = self.set_aside.take().filter(|held| held.is_valid(now));
@@ -106,7 +107,7 @@ impl Entry {
     /// The vault answered 401 to `token`.
     pub(super) fn reject(&mut self, token: &AccessToken, now: Duration, interval: Duration) {
         let is_ours = self.held.as_ref().is_some_and(|held| held.token.secret.same_as(&token.secret));
-        let too_soon = self.last_reject.is_some_and(|last| now < last + interval);
+        let too_soon = self.last_reject.is_some_and(|last| now < last.saturating_add(interval));
         if is_ours && !too_soon {
             self.last_reject = Some(now);
             self.set_aside = self.held.take();

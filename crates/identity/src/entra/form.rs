@@ -21,7 +21,12 @@ impl Form {
 
     fn pair(mut self, name: &str, value: &[u8]) -> Self {
         // Every byte takes at most three; growing by hand, since a reallocation would leave the old text unwiped.
-        let needed = self.0.len() + name.len() + 3 * value.len() + 2;
+        let needed = value
+            .len()
+            .saturating_mul(3)
+            .saturating_add(name.len())
+            .saturating_add(self.0.len())
+            .saturating_add(2);
         if self.0.capacity() < needed {
             let mut larger = String::with_capacity(needed);
             larger.push_str(&self.0);

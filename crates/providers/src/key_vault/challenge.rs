@@ -71,14 +71,13 @@ impl Challenge {
 /// The quoted value of a parameter, found at a word's beginning so that `resource_id` is not `resource`.
 fn parameter<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let mut rest = text;
-    while let Some(at) = rest.find("=\"") {
-        let key = rest[..at].rsplit([',', ' ', '\t']).next().unwrap_or_default();
-        let value = &rest[at + 2..];
-        let end = value.find('"')?;
+    while let Some((before, after)) = rest.split_once("=\"") {
+        let key = before.rsplit([',', ' ', '\t']).next().unwrap_or_default();
+        let (value, behind) = after.split_once('"')?;
         if key.eq_ignore_ascii_case(name) {
-            return Some(&value[..end]);
+            return Some(value);
         }
-        rest = &value[end + 1..];
+        rest = behind;
     }
     None
 }

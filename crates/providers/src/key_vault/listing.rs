@@ -39,7 +39,7 @@ impl<'a> Walk<'a> {
         if !page.items.iter().all(|item| self.belongs(item)) {
             return Err(Error::new(Code::VaultProtocol, "the listing holds what was not asked for"));
         }
-        self.pages += 1;
+        self.pages = self.pages.saturating_add(1);
         self.items.extend(page.items);
         if self.items.len() >= self.limit {
             self.items.truncate(self.limit);

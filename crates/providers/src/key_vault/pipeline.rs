@@ -47,7 +47,13 @@ impl Gatekeeper {
     async fn answer(&self, request: &mut Request, next: &[Arc<dyn Policy>]) -> PolicyResult {
         // A context of our own: the SDK's makes its transport policy copy the body.
         let context = Context::new();
-        next[0].send(&context, request, &next[1..]).await
+        let Some((first, rest)) = next.split_first() else {
+            return Err(azure_core::Error::with_message(
+                azure_core::error::ErrorKind::Other,
+                "the pipeline has no transport",
+            ));
+        };
+        first.send(&context, request, rest).await
     }
 }
 

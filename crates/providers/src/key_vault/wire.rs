@@ -268,8 +268,10 @@ pub fn parse_id(text: &str) -> Option<ObjectRef> {
     if text.len() > 1024 {
         return None;
     }
-    let scheme = text.get(..8)?;
-    let rest = scheme.eq_ignore_ascii_case("https://").then(|| &text[8..])?;
+    let (scheme, rest) = text.split_at_checked(8)?;
+    if !scheme.eq_ignore_ascii_case("https://") {
+        return None;
+    }
     let rest = rest.split(['?', '#']).next()?;
     let mut parts = rest.split('/').filter(|part| !part.is_empty());
     let host = VaultHost::parse(parts.next()?).ok()?;

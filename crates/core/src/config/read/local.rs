@@ -61,12 +61,12 @@ pub(in crate::config) fn rotation(fields: Option<Fields<'_>>) -> Rotation {
         max_stale: Duration::from_secs(24 * 3600),
     };
     let Some(mut fields) = fields else { return rotation };
-    let day = Duration::from_secs(86_400);
+    let days = |days: u64| Duration::from_secs(days.saturating_mul(86_400));
     rotation.interval =
-        fields.duration("interval", Duration::from_secs(1)..=30 * day).unwrap_or(rotation.interval);
+        fields.duration("interval", Duration::from_secs(1)..=days(30)).unwrap_or(rotation.interval);
     rotation.jitter = fields.fraction("jitter", 0.0..=1.0).unwrap_or(rotation.jitter);
     rotation.max_stale =
-        fields.duration("maxStale", Duration::from_secs(1)..=365 * day).unwrap_or(rotation.max_stale);
+        fields.duration("maxStale", Duration::from_secs(1)..=days(365)).unwrap_or(rotation.max_stale);
     if rotation.max_stale < rotation.interval {
         fields.mistake("maxStale", "must not be shorter than rotation.interval");
     }

@@ -7,22 +7,25 @@ use zeroize::Zeroizing;
 /// kind of value, or an escape stands for no character.
 pub(super) fn secret(raw: &str) -> Option<SecretBytes> {
     let raw = raw.trim_ascii();
-    let mut rest = raw.strip_prefix('"')?.strip_suffix('"')?;
+    let inner = raw.strip_prefix('"')?.strip_suffix('"')?;
+    let mut rest = inner.as_bytes();
     // Never longer than the escaped form, so the buffer never moves and leaves nothing behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(rest.len()));
-    while let Some(at) = rest.find('\\') {
-        bytes.extend_from_slice(&rest.as_bytes()[..at]);
-        let (decoded, length) = escape(&rest.as_bytes()[at + 1..])?;
+    while let Some(at) = rest.iter().position(|byte| *byte == b'\\') {
+        let (plain, escaped) = rest.split_at_checked(at)?;
+        bytes.extend_from_slice(plain);
+        let (decoded, behind) = escape(escaped.get(1..)?)?;
         bytes.extend_from_slice(decoded.encode_utf8(&mut [0; 4]).as_bytes());
-        rest = rest.get(at + 1 + length..)?;
+        rest = behind;
     }
-    bytes.extend_from_slice(rest.as_bytes());
+    bytes.extend_from_slice(rest);
     Some(SecretBytes::copy_from(&bytes))
 }
 
-/// What stands after a backslash: the character, and how many bytes spell it.
-fn escape(text: &[u8]) -> Option<(char, usize)> {
-    let simple = match *text.first()? {
+/// What stands after a backslash: the character, and what follows it.
+fn escape(text: &[u8]) -> Option<(char, &[u8])> {
+    let (first, rest) = text.split_first()?;
+    let simple = match *first {
         b'"' => '"',
         b'\\' => '\\',
         b'/' => '/',
@@ -31,25 +34,30 @@ fn escape(text: &[u8]) -> Option<(char, usize)> {
         b'n' => '\n',
         b'r' => '\r',
         b't' => '\t',
-        b'u' => return unicode(&text[1..]).map(|(decoded, length)| (decoded, length + 1)),
+        b'u' => return unicode(rest),
         _ => return None,
     };
-    Some((simple, 1))
+    Some((simple, rest))
 }
 
 /// Four hexadecimal digits, or two such escapes that make a surrogate pair.
-fn unicode(text: &[u8]) -> Option<(char, usize)> {
-    let high = four_digits(text)?;
-    if !(0xD800..0xDC00).contains(&high) {
-        return char::from_u32(high).map(|decoded| (decoded, 4));
+fn unicode(text: &[u8]) -> Option<(char, &[u8])> {
+    let (high, rest) = four_digits(text)?;
+    if let Some(decoded) = char::from_u32(high.into()) {
+        return Some((decoded, rest));
     }
-    let low = four_digits(text.get(4..)?.strip_prefix(b"\\u")?)?;
-    let low = low.checked_sub(0xDC00).filter(|low| *low < 0x400)?;
-    char::from_u32(0x1_0000 + ((high - 0xD800) << 10) + low).map(|decoded| (decoded, 10))
+    let (low, rest) = four_digits(rest.strip_prefix(b"\\u")?)?;
+    let pair = char::decode_utf16([high, low]).next()?.ok()?;
+    Some((pair, rest))
 }
 
-fn four_digits(text: &[u8]) -> Option<u32> {
-    text.get(..4)?.iter().try_fold(0, |sum, digit| Some(sum * 16 + char::from(*digit).to_digit(16)?))
+fn four_digits(text: &[u8]) -> Option<(u16, &[u8])> {
+    let (digits, rest) = text.split_at_checked(4)?;
+    let value = digits.iter().try_fold(0_u16, |sum, digit| {
+        let digit = u16::try_from(char::from(*digit).to_digit(16)?).ok()?;
+        sum.checked_mul(16)?.checked_add(digit)
+    })?;
+    Some((value, rest))
 }
 
 #[cfg(test)]
