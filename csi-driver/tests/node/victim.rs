@@ -75,9 +75,9 @@ fn lend(mut control: UnixStream) -> ExitCode {
 /// Does what the test says, a line at a time, and says what came of it.
 fn obey(control: UnixStream, mounts: Mounts) -> ExitCode {
     let mut answers = control.try_clone().unwrap();
-    let mut lines = BufReader::new(control).lines();
+    let lines = BufReader::new(control).lines();
     let mut hostile = hostile::Hostile::new(mounts);
-    while let Some(line) = lines.next() {
+    for line in lines {
         let line = line.unwrap();
         let words: Vec<_> = line.split(' ').collect();
         let answer = hostile.act(&words);
