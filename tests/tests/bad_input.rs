@@ -582,7 +582,7 @@ fn no_variable_takes_or_quotes_an_address_with_a_password() {
             };
             let endpoint = ManagedEndpoint::from_vars(&vars);
             let settings = IdentitySettings::ManagedIdentity { selector: Selector::System, endpoint };
-            let error = settings.check().err().expect(name).to_string();
+            let error = settings.check().expect_err(name).to_string();
             assert!(error.contains("user or a password") && !error.contains("hunter2"), "{error}");
         }
     }

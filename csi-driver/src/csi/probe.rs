@@ -21,8 +21,8 @@ use rustix::net::{
     AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, send, socket_with,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tonic::transport::Endpoint;
 use tokio::time::Instant;
+use tonic::transport::Endpoint;
 use tower::service_fn;
 
 use super::cut;
