@@ -70,8 +70,8 @@ node! {
     "hundred-stores": "a running volume of 200 key stores to write, new versions of all every 500 ms" => conversions::hundred_stores;
     "templates": "700 templates of 1 MB in one volume, published again without pause" => memory::templates;
     "growing-templates": "700 small templates whose source grows to 25 KB while the volume runs" => memory::growing_templates;
-    "payloads": "twelve pods of 60 MB each" => memory::payloads;
-    "moving-payload": "a running volume of 60 MB, all of it rewritten every 300 ms" => memory::moving_payload;
+    "payloads": "twenty volumes of 28 MB in one pod" => memory::payloads;
+    "moving-payload": "four running volumes of 28 MB in one pod, all of it rewritten every 300 ms" => memory::moving_payload;
     "pinned-versions": "three pods with 900 pinned versions of 25 KB each" => memory::pinned_versions;
     "huge-answers": "eight pods whose vault answers 200 MiB to each of 64 reads" => memory::huge_answers;
     "unread-answers": "two connections with a window of 0 and 200 BatchGetSecrets of 2.4 MB each, again and again" => local_api::unread_answers;

@@ -164,7 +164,7 @@ pub(super) async fn slow_bodies(webhook: Webhook, turns: Arc<Turns>) -> Outcome<
                         "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 3000000\r\n\r\n"
                     );
                     let _ = stream.write_all(head.as_bytes()).await;
-                    let _ = stream.write_all(&[b' '; 900_000]).await;
+                    let _ = stream.write_all(&[b' '; 2_500_000]).await;
                     while stream.write_all(b" ").await.is_ok() && stream.flush().await.is_ok() {
                         sleep(Duration::from_millis(20)).await;
                     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use keyward_emulator::{Effect, Fault};
+use keyward_test_support::kubelet::PodVolume;
 use serde_json::json;
 use tokio::time::sleep;
 
@@ -64,19 +65,28 @@ pub(super) async fn growing_templates(field: Field, hostile: Hostile, turns: Arc
     Ok(())
 }
 
-/// Templates of a megabyte each, over a secret that moves them all.
-fn sixty_megabytes() -> String {
+/// Templates of a megabyte each, over a secret that moves them all: what one volume may hold, and not more.
+fn full_volume() -> String {
     let megabyte = repeated(&format!("{}{{{{ secret('seed') }}}}", "x".repeat(600)));
-    let mut objects: Vec<_> = (0..62).map(|number| template(number, &megabyte)).collect();
+    let mut objects: Vec<_> = (0..28).map(|number| template(number, &megabyte)).collect();
     objects.push(json!(object("seed")));
     json!(objects).to_string()
 }
 
+/// Volumes of one pod, each as full as it may be.
+fn of_one_pod(field: &Field, hostile: &Hostile, count: usize) -> Vec<PodVolume> {
+    let objects = full_volume();
+    let volume = |number| {
+        let mut volume = field.volume(hostile, "fat", &objects, &[]);
+        volume.name = format!("v{number}");
+        volume
+    };
+    (0..count).map(volume).collect()
+}
+
 pub(super) async fn payloads(field: Field, hostile: Hostile, turns: Arc<Turns>) -> Outcome<()> {
     hostile.vault().set_secret("seed", "0123456789");
-    let objects = sixty_megabytes();
-    let volumes: Vec<_> =
-        (0..12).map(|number| field.volume(&hostile, &format!("fat-{number}"), &objects, &[])).collect();
+    let volumes = of_one_pod(&field, &hostile, 20);
     turns
         .each(|| async {
             for volume in &volumes {
@@ -93,9 +103,7 @@ pub(super) async fn payloads(field: Field, hostile: Hostile, turns: Arc<Turns>) 
 pub(super) async fn moving_payload(field: Field, hostile: Hostile, turns: Arc<Turns>) -> Outcome<()> {
     let vault = hostile.vault();
     vault.set_secret("seed", "0123456789");
-    let volumes: Vec<_> = (0..4)
-        .map(|number| field.volume(&hostile, &format!("moving-{number}"), &sixty_megabytes(), &[]))
-        .collect();
+    let volumes = of_one_pod(&field, &hostile, 4);
     for volume in &volumes {
         // What does not fit is refused.
         let _ = field.publish(&hostile, volume).await;

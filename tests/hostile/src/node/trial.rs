@@ -15,8 +15,6 @@ use crate::samples::Samples;
 use crate::turns::Turns;
 use crate::{Outcome, Size};
 
-/// How long after an attack there is quiet before peace is measured.
-const QUIET: Duration = Duration::from_millis(300);
 /// How long an attack may take to be in place.
 const START: Duration = Duration::from_secs(5);
 /// How long an attacker may prepare.
@@ -52,7 +50,7 @@ pub(crate) async fn run(program: &Path, attack: &NodeAttack, size: Size) -> Outc
     let prepared = timeout(PREPARATION, watched.ready()).await.unwrap_or(false);
     let (mut peace, mut war) = (Samples::default(), Samples::default());
     for _ in 0..rounds(size) {
-        sleep(QUIET).await;
+        sleep(quiet(size)).await;
         peace.extend(victims.round(amount(size)).await);
         watched.attack(START).await;
         let start = Instant::now();
@@ -92,6 +90,14 @@ pub(crate) async fn run(program: &Path, attack: &NodeAttack, size: Size) -> Outc
         refused,
         last_words,
     }))
+}
+
+/// How long after an attack there is quiet before peace is measured.
+fn quiet(size: Size) -> Duration {
+    match size {
+        Size::Short => Duration::from_millis(300),
+        Size::Long => Duration::from_secs(1),
+    }
 }
 
 /// How long an attack lasts at least.
