@@ -18,7 +18,7 @@ use crate::{Outcome, Size};
 /// How long a round may take: what is not measured by then is not measured.
 const ROUND: Duration = Duration::from_secs(20);
 /// How long an attack may take to be in place, and how long it lasts at least.
-const START: Duration = Duration::from_secs(5);
+const START: Duration = Duration::from_secs(3);
 const LEAST: Duration = Duration::from_secs(1);
 const QUIET: Duration = Duration::from_millis(200);
 /// Reviews of peaceful pods a round, and how many of them come on a new connection.
@@ -91,7 +91,7 @@ impl Server {
             if self.failed.len() > 20 || Instant::now() > end {
                 break;
             }
-            if number % NEW == NEW - 1 {
+            if number % NEW == NEW - 1 || self.client.is_closed() {
                 match self.webhook.client().await {
                     Ok(client) => self.client = client,
                     Err(error) => self.failed.push(format!("review: cannot connect: {error}")),

@@ -7,8 +7,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http2::{SendRequest, handshake};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
 use keyward_test_support::fake_api::{FakeApi, LEASES, SECRETS, WEBHOOKS};
 use rustls::crypto::aws_lc_rs;
 use rustls::{ClientConfig, RootCertStore};
@@ -171,17 +171,17 @@ impl Webhook {
         Ok(timeout(PATIENCE, TlsConnector::from(Arc::new(config)).connect(name, self.tcp().await?)).await??)
     }
 
-    /// An HTTP/2 connection, as the API server keeps one.
+    /// A connection as the API server makes it: HTTP/1.1, one question at a time.
     pub(crate) async fn client(&self) -> Outcome<Client> {
-        let (client, connection) =
-            handshake(TokioExecutor::new(), TokioIo::new(self.tls(&[b"h2"]).await?)).await?;
+        let (client, connection) = handshake(TokioIo::new(self.tls(&[b"http/1.1"]).await?)).await?;
         tokio::spawn(connection);
         Ok(client)
     }
 
     /// Posts a body; the status and the answer.
     pub(crate) async fn post(&self, client: &mut Client, path: &str, body: Bytes) -> Outcome<(u16, Bytes)> {
-        let request = http::Request::post(format!("https://keyward-injector{path}?timeout=10s"))
+        let request = http::Request::post(format!("{path}?timeout=10s"))
+            .header("host", "keyward-injector")
             .header("content-type", "application/json")
             .body(Full::from(body))?;
         let work = async {

@@ -16,7 +16,7 @@ use crate::turns::Turns;
 use crate::{Outcome, Size};
 
 /// How long an attack may take to be in place.
-const START: Duration = Duration::from_secs(5);
+const START: Duration = Duration::from_secs(3);
 /// How long an attacker may prepare.
 const PREPARATION: Duration = Duration::from_secs(40);
 
