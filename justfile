@@ -32,6 +32,10 @@ deny:
 bench:
     tests/bench/run
 
+# Attackers beside peaceful pods; as root.
+hostile *flags:
+    tests/hostile/run {{flags}}
+
 # What the chart renders.
 chart:
     tests/chart/run

@@ -78,7 +78,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
 ];
 
 /// Rooms that only tests and benchmarks live in; they may use anything, and nothing that ships may use them.
-const TEST_ONLY: &[&str] = &["tests", "test-support", "bench", "cluster-tests"];
+const TEST_ONLY: &[&str] = &["tests", "test-support", "bench", "hostile", "cluster-tests"];
 
 fn metadata() -> Value {
     let output = Command::new(env!("CARGO"))
