@@ -11,10 +11,12 @@ use keyward_core::config::node::{CsiDriverFacts, NodeConfig};
 use keyward_core::ledger::Ledger;
 use keyward_core::observe::Observer;
 use keyward_core::{Clock, Code, Error, Result, SystemClock};
+use keyward_delivery::conversions::{self, Conversions};
 use keyward_egress::{Egress, EgressSettings, Files};
 use keyward_kubernetes::{Cluster, ClusterSettings};
 use keyward_telemetry::health::{Condition, Health};
 use keyward_telemetry::signals::{Arrived, Signals};
+use keyward_telemetry::stall::Stalls;
 use keyward_telemetry::{Metrics, admin, setup as telemetry};
 use keyward_volume::Kept;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -45,7 +47,7 @@ const CONFIRM: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// Configuration, trust anchors, sockets, the state directory.
-pub(crate) async fn run(setup: Setup, mounts: Mounts) -> Result<()> {
+pub(crate) async fn run(setup: Setup, mounts: Mounts, stalls: Stalls) -> Result<()> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let config = &setup.config;
     let exporter =
@@ -53,6 +55,8 @@ pub(crate) async fn run(setup: Setup, mounts: Mounts) -> Result<()> {
     let mut signals = Signals::listen()?;
     let metrics = Arc::new(Metrics::new(NAME, env!("CARGO_PKG_VERSION")));
     metrics.started(clock.wall());
+    stalls.register(&metrics);
+    tokio::spawn(stalls.run());
     let observer: Arc<dyn Observer> = Arc::clone(&metrics) as Arc<dyn Observer>;
     let health = Health::new(&conditions(config));
     health.set(Condition::Configuration, true);
@@ -86,6 +90,10 @@ pub(crate) async fn run(setup: Setup, mounts: Mounts) -> Result<()> {
     let facts = Facts::new(config.csi_driver, &setup.driver_name, || {
         cluster.as_ref().map(|cluster| cluster.driver_object())
     })?;
+    let conversions = Conversions::new(conversions::Settings::new(
+        Some(config.limits.conversion_deadline),
+        Arc::clone(&clock),
+    ));
     let node = Node::new(node::Parts {
         identities: Identities::new(identities::Parts {
             broker: Arc::clone(&broker),
@@ -111,6 +119,7 @@ pub(crate) async fn run(setup: Setup, mounts: Mounts) -> Result<()> {
         clock,
         health: health.clone(),
         crowd: keyward_local_api::Crowd::new(),
+        conversions: conversions.clone(),
         ledger: Ledger::new(config.limits.ledger(descriptors::raise())),
     });
     register_node(&metrics, &node);
@@ -140,6 +149,7 @@ pub(crate) async fn run(setup: Setup, mounts: Mounts) -> Result<()> {
 
     let result = supervise(&setup, &node, &egress, &mounts, &mut signals, log.as_ref()).await;
     health.drain();
+    conversions.close();
     stop.cancel();
     ended(serving).await;
     rotation.abort();

@@ -33,12 +33,15 @@ mod serve;
 mod spare;
 mod state;
 mod taint;
+mod threads;
 mod volume;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use keyward_core::{Error, ErrorKind, Result};
+use keyward_core::{Error, ErrorKind, Result, SystemClock};
+use keyward_telemetry::stall::Stalls;
 
 /// Runs the node plugin with a command line, the program's name included, and says how it ended: 0 success, 64 a
 /// mistake in configuration or flags, 69 what is needed is not there (kernel, sockets, the other process), 1 else.
@@ -75,12 +78,15 @@ fn broker(setup: args::Setup) -> Result<()> {
     confine::enter(&setup.needs(), channel.socket_number())?;
     // Not before: what confines a process wants it to have one thread.
     spare::threads()?;
-    on_runtime(app::run(setup, channel))
+    let stalls = Stalls::new(Arc::new(SystemClock));
+    on_runtime(&stalls, app::run(setup, channel, stalls.clone()))
 }
 
 /// One thread: nearly all work waits, and conversions run beside it.
-fn on_runtime(run: impl Future<Output = Result<()>>) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
+fn on_runtime(stalls: &Stalls, run: impl Future<Output = Result<()>>) -> Result<()> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    stalls.watch(&mut builder);
+    let runtime = builder
         .enable_all()
         .thread_keep_alive(std::time::Duration::from_secs(1))
         .max_blocking_threads(32)

@@ -11,11 +11,11 @@ use keyward_core::config::node::NodeConfig;
 use keyward_core::ledger::{Account, Ledger};
 use keyward_core::observe::Observer;
 use keyward_core::{Clock, Code, Error, Result};
+use keyward_delivery::conversions::Conversions;
 use keyward_kubernetes::Cluster;
 use keyward_telemetry::health::Health;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tokio::task::spawn_blocking;
 
 use crate::facts::{Changes, Facts};
 use crate::guards::{Guard, Guards};
@@ -24,6 +24,7 @@ use crate::mounts::{Mounts, Place};
 use crate::reports::Teller;
 use crate::request::Pod;
 use crate::state::State;
+use crate::threads::Threads;
 use crate::volume::Volume;
 
 /// The node plugin: all volumes of this node, and what they share.
@@ -32,6 +33,10 @@ pub(crate) struct Node {
     /// Woken when what a restart should find has changed.
     pub(crate) dirty: Notify,
     guards: Guards,
+    /// For calls to the mounter. Nothing else runs there: they wait for no look-up, no conversion and no large write.
+    calls: Threads,
+    /// For the files of volumes.
+    pub(crate) files: Threads,
     volumes: Mutex<HashMap<String, Arc<Volume>>>,
     /// Mounted volumes that kubelet calls for although nothing is known of them: their pods run.
     asked_for: Mutex<HashSet<Place>>,
@@ -62,6 +67,8 @@ pub(crate) struct Parts {
     pub(crate) crowd: Arc<keyward_local_api::Crowd>,
     /// What is held for pods; see [`Node::account`].
     pub(crate) ledger: Arc<Ledger>,
+    /// Where pods' content is converted, in turn.
+    pub(crate) conversions: Conversions,
 }
 
 /// Total and used, of bytes and of inodes.
@@ -70,6 +77,12 @@ pub(crate) struct Usage {
     pub(crate) inodes: (u64, u64),
 }
 
+/// Calls to the mounter that wait for one another: it answers one at a time.
+const CALLS: usize = 4;
+/// Volumes whose files are written at one time.
+const FILES: usize = 8;
+/// How long an unmount waits for a publish that is past giving up.
+const YIELDS: Duration = Duration::from_secs(2);
 /// The mounter answers within this time or is stuck.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(3);
 
@@ -87,6 +100,8 @@ impl Node {
             parts,
             dirty: Notify::new(),
             guards: Guards::default(),
+            calls: Threads::new("mounter", CALLS),
+            files: Threads::new("files", FILES),
             volumes: Mutex::default(),
             asked_for: Mutex::default(),
         })
@@ -97,12 +112,7 @@ impl Node {
     /// # Errors
     /// `KW_VOLUME_BUSY` while another call has it.
     pub(crate) fn guard(&self, place: &Place) -> Result<Guard> {
-        self.guards.enter(place.volume_id()).ok_or_else(|| {
-            Error::new(
-                Code::VolumeBusy,
-                "another call for this volume is under way; it will be answered, try again",
-            )
-        })
+        self.guards.enter(place.volume_id()).ok_or_else(busy)
     }
 
     /// What is held for `pod` is charged here first.
@@ -161,8 +171,29 @@ impl Node {
         &self,
         work: impl FnOnce(&Mounts) -> Result<T> + Send + 'static,
     ) -> Result<T> {
+        self.run_on(&self.calls, work).await
+    }
+
+    /// As [`Self::blocking`], for what reads and writes many files.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) async fn on_files<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Mounts) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.run_on(&self.files, work).await
+    }
+
+    async fn run_on<T: Send + 'static>(
+        &self,
+        threads: &Threads,
+        work: impl FnOnce(&Mounts) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         let mounts = self.mounts.clone();
-        spawn_blocking(move || work(&mounts))
+        threads
+            .handle()
+            .spawn_blocking(move || work(&mounts))
             .await
             .map_err(|_| Error::new(Code::Internal, "a call to the mounter ended by a defect"))?
     }
@@ -172,12 +203,14 @@ impl Node {
         Teller::new(reporter, pod, volume, class, target)
     }
 
-    /// Unmounts a volume and forgets it. What was never published, or is gone already, is no error.
+    /// Unmounts a volume and forgets it. What was never published, or is gone already, is no error. A publish under way is
+    /// given up, and so is whatever the volume's keeper is doing: neither a conversion nor a vault is waited for.
     ///
     /// # Errors
     /// `KW_VOLUME_BUSY`, `KW_FILE_SYSTEM`.
     pub(crate) async fn unpublish(self: &Arc<Self>, place: Place) -> Result<()> {
-        let guard = self.guard(&place)?;
+        let taken = tokio::time::timeout(YIELDS, self.guards.take(place.volume_id())).await;
+        let guard = taken.map_err(|_| busy())?;
         let node = Arc::clone(self);
         let work = tokio::spawn(async move {
             let _guard = guard;
@@ -187,12 +220,14 @@ impl Node {
             }
             drop(volume);
             node.asked_for.lock().remove(&place);
+            let pod = place.pod_uid().to_owned();
             let state = node.state.clone();
             node.blocking(move |mounts| {
                 mounts.unmount(&place)?;
                 state.forget(place.volume_id())
             })
             .await?;
+            node.conversions.forget(&pod);
             node.dirty.notify_one();
             Ok(())
         });
@@ -251,4 +286,8 @@ impl Node {
     pub(crate) fn facts_changed(&self) -> Changes {
         self.facts.changes()
     }
+}
+
+fn busy() -> Error {
+    Error::new(Code::VolumeBusy, "another call for this volume is under way; it will be answered, try again")
 }

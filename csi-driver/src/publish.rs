@@ -12,6 +12,7 @@ use keyward_proto::csi::v1::NodePublishVolumeRequest;
 use keyward_volume::{Declared, Engine, Outputs, Parts};
 use tokio::time::{Instant, timeout_at};
 
+use crate::guards::Guard;
 use crate::identities::Tenant;
 use crate::mounts::{Detached, Found, Place, Tmpfs};
 use crate::node::Node;
@@ -51,14 +52,11 @@ impl Node {
         let node = Arc::clone(self);
         // In a task of its own: a caller who goes away leaves nothing half done, and what was fetched stays for the
         // retry.
-        let work = tokio::spawn(async move {
-            let _guard = guard;
-            node.publish_guarded(wanted, end).await
-        });
+        let work = tokio::spawn(async move { node.publish_guarded(wanted, end, &guard).await });
         work.await.map_err(|_| Error::new(Code::Internal, "publish ended by a defect"))?
     }
 
-    async fn publish_guarded(self: &Arc<Self>, wanted: Wanted, end: Instant) -> Result<()> {
+    async fn publish_guarded(self: &Arc<Self>, wanted: Wanted, end: Instant, guard: &Guard) -> Result<()> {
         let place = wanted.place.clone();
         let found = self.blocking(move |mounts| mounts.inspect(&place)).await?;
         if let Some(volume) = self.volume(wanted.place.volume_id()) {
@@ -87,7 +85,7 @@ impl Node {
             }
         } else if matches!(found, Found::Ours(_)) {
             self.asked_for(&wanted.place);
-            if self.adopt(&wanted).await? {
+            if guard.unless_taken(self.adopt(&wanted)).await? {
                 return Ok(());
             }
         }
@@ -100,7 +98,8 @@ impl Node {
         let class = Basis::of(&wanted).class_name().map(str::to_owned);
         let teller = self.teller(&wanted.pod, wanted.place.volume(), class.as_deref(), &wanted.target);
         // Only what asks somebody has a deadline: what is mounted is never given up half way.
-        let gathered = timeout_at(end, self.gather(&wanted, end)).await.unwrap_or_else(|_| {
+        let gather = guard.unless_taken(self.gather(&wanted, end));
+        let gathered = timeout_at(end, gather).await.unwrap_or_else(|_| {
             Err(Error::new(
                 Code::Timeout,
                 "the volume could not be published in time; the next try begins with what was fetched",
@@ -216,7 +215,7 @@ impl Node {
         let detached = self.stage(wanted, &tree).await?;
         let outputs = self.outputs(detached.directory()?, wanted.place.clone()).await?;
         engine.set_outputs(outputs);
-        if let Some(error) = engine.pass().await.failure {
+        if let Some(error) = engine.deliver().await.failure {
             return Err(error);
         }
         let serving = if wanted.grpc {
@@ -265,6 +264,7 @@ impl Node {
             clock: Arc::clone(&self.clock),
             actor: pod.actor(),
             account: self.account(pod),
+            conversions: self.conversions.payer(&pod.uid),
         }
     }
 
@@ -322,14 +322,8 @@ impl Node {
         let answer_by = end - MARGIN.min(end - Instant::now());
         loop {
             let tried = timeout_at(answer_by, engine.ready()).await.is_ok();
-            // Not by `answer_by`, which is over when nobody answered: that is no fault of a conversion.
-            let by = Instant::now() + self.settings.config.limits.conversion_deadline;
-            let (pass, tree) = timeout_at(by, engine.snapshot_tree()).await.map_err(|_| {
-                Error::new(
-                    Code::ContentInvalid,
-                    "the conversions of the volume take longer than `limits.conversionDeadline` allows",
-                )
-            })?;
+            // The pool holds the conversions to their deadline, from when they begin.
+            let (pass, tree) = engine.snapshot_tree().await;
             let Some((_, error)) = pass.missing.into_iter().next() else { return self.check_size(tree) };
             let patient = error.kind() == ErrorKind::Throttled || !tried;
             if !patient || Instant::now() >= answer_by {
@@ -363,12 +357,14 @@ impl Node {
     /// # Errors
     /// `KW_FILE_SYSTEM`.
     pub(crate) async fn outputs(&self, directory: OwnedFd, place: Place) -> Result<Outputs> {
-        self.blocking(move |mounts| {
+        let threads = self.files.handle().clone();
+        self.on_files(move |mounts| {
             let owner = Arc::new(Owner(mounts.clone()));
             let mut directory = AtomicDirectory::open_with(directory, owner)?;
             // No other writer shares it: whatever else is there was planted.
             directory.own_all_but(&[SOCKET]);
-            Ok(Outputs::new(directory, Arc::new(Grow { mounts: mounts.clone(), place })))
+            let room = Arc::new(Grow { mounts: mounts.clone(), place });
+            Ok(Outputs::new(directory, room).on(threads))
         })
         .await
     }

@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rustix::fs::{AtFlags, FileType, fstat, readlinkat, statat};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 pub(crate) use credentials::{Presented, credential};
 pub(crate) use history::Histories;
@@ -30,19 +31,21 @@ pub(crate) struct Volume {
     presented: Mutex<Presented>,
     face: Mutex<Vec<(&'static str, String)>>,
     orders: mpsc::Sender<Order>,
+    /// A fresh credential was presented.
+    fresh: Notify,
+    /// The volume is to be unmounted.
+    stopping: CancellationToken,
+    /// Nothing of the keeper holds the volume any more.
+    stopped: CancellationToken,
 }
 
 /// What calls ask of a keeper.
 pub(crate) enum Order {
-    /// A fresh credential was presented.
-    Presented,
     /// The volume's files are not as they were committed.
     Repair(oneshot::Sender<()>),
-    /// The volume is to be unmounted; answered when nothing of ours holds it any more.
-    Stop(oneshot::Sender<()>),
 }
 
-/// Orders that wait; a keeper that is busy for longer takes the newest credential anyway.
+/// Orders that wait.
 const WAITING: usize = 8;
 
 impl Volume {
@@ -63,6 +66,9 @@ impl Volume {
             presented: Mutex::new(presented),
             face: Mutex::default(),
             orders,
+            fresh: Notify::new(),
+            stopping: CancellationToken::new(),
+            stopped: CancellationToken::new(),
         };
         (Arc::new(volume), taken)
     }
@@ -83,8 +89,7 @@ impl Volume {
     /// Takes a fresh credential along.
     pub(crate) fn present(&self, presented: Presented) {
         *self.presented.lock() = presented;
-        // A full queue means that the keeper will look at the newest credential anyway.
-        let _ = self.orders.try_send(Order::Presented);
+        self.fresh.notify_one();
     }
 
     pub(crate) fn presented(&self) -> Presented {
@@ -100,12 +105,11 @@ impl Volume {
         }
     }
 
-    /// Ends the keeper, and with it every descriptor but `root`.
+    /// Ends the keeper, and with it every descriptor but `root`, whatever it is doing: of what is under way only system
+    /// calls on the volume's own files are waited for.
     pub(crate) async fn stop(&self) {
-        let (done, is_done) = oneshot::channel();
-        if self.orders.send(Order::Stop(done)).await.is_ok() {
-            let _ = is_done.await;
-        }
+        self.stopping.cancel();
+        self.stopped.cancelled().await;
     }
 
     pub(crate) fn complaints(&self) -> Vec<(&'static str, String)> {

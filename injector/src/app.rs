@@ -8,6 +8,7 @@ use keyward_core::{Clock, Code, Error, Result, SystemClock};
 use keyward_kubernetes::{Cluster, ClusterSettings};
 use keyward_telemetry::health::{Condition, Health};
 use keyward_telemetry::signals::{Arrived, Signals};
+use keyward_telemetry::stall::Stalls;
 use keyward_telemetry::{Metrics, admin, setup as telemetry};
 use tokio_util::sync::CancellationToken;
 
@@ -30,12 +31,14 @@ const BEAT: Duration = Duration::from_secs(15);
 ///
 /// # Errors
 /// Configuration, trust anchors, the address, the credentials for the API server.
-pub(crate) async fn run(config: InjectorConfig) -> Result<()> {
+pub(crate) async fn run(config: InjectorConfig, stalls: Stalls) -> Result<()> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     telemetry::start_logs(&config.log, None, NAME, env!("CARGO_PKG_VERSION"), &clock)?;
     let mut signals = Signals::listen()?;
     let metrics = Arc::new(Metrics::new(NAME, env!("CARGO_PKG_VERSION")));
     metrics.started(clock.wall());
+    stalls.register(&metrics);
+    tokio::spawn(stalls.run());
     let counts = Arc::new(Counts::default());
     counts.register(&metrics);
     let health = Health::new(&[Condition::Configuration, Condition::Certificate]);

@@ -21,10 +21,12 @@ use std::ffi::OsString;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use admission::Decision;
 use keyward_core::config::injector::Injection;
-use keyward_core::{Code, Error, ErrorKind, Result, document};
+use keyward_core::{Code, Error, ErrorKind, Result, SystemClock, document};
+use keyward_telemetry::stall::Stalls;
 
 /// Runs the injector with a command line, the program's name included, and says how it ended: 0 success, 64 a mistake
 /// in configuration, flags or a manifest, 69 not reachable, 1 else.
@@ -34,14 +36,17 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(action) => action,
         Err(answer) => return answer,
     };
+    let stalls = Stalls::new(Arc::new(SystemClock));
     let result = match action {
-        args::Action::Probe { config } => on_runtime(probe::probe(config.listen.port())),
+        args::Action::Probe { config } => on_runtime(&stalls, probe::probe(config.listen.port())),
         args::Action::CheckConfig => {
             report("the configuration is valid");
             Ok(())
         }
         args::Action::Explain { manifest, config } => print_explained(&manifest, &config.injection),
-        args::Action::Run { config } => harden().and_then(|()| on_runtime(app::run(*config))),
+        args::Action::Run { config } => {
+            harden().and_then(|()| on_runtime(&stalls, app::run(*config, stalls.clone())))
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -59,8 +64,10 @@ fn harden() -> Result<()> {
 }
 
 /// One thread: a decision takes less than a millisecond, and pods come one by one.
-fn on_runtime(run: impl Future<Output = Result<()>>) -> Result<()> {
-    tokio::runtime::Builder::new_current_thread()
+fn on_runtime(stalls: &Stalls, run: impl Future<Output = Result<()>>) -> Result<()> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    stalls.watch(&mut builder);
+    builder
         .enable_all()
         .build()
         .map_err(|error| Error::new(Code::Internal, "the runtime cannot start").detail(error))?

@@ -13,11 +13,13 @@ use keyward_core::config::Config;
 use keyward_core::ledger::Account;
 use keyward_core::observe::Observer;
 use keyward_core::{Clock, Code, Error, Result, SystemClock};
+use keyward_delivery::conversions::{self, Conversions};
 use keyward_delivery::notify::Notifier;
 use keyward_egress::Files;
 use keyward_telemetry::audit::AuditLog;
 use keyward_telemetry::health::{Condition, Health};
 use keyward_telemetry::signals::{Arrived, Signals};
+use keyward_telemetry::stall::Stalls;
 use keyward_telemetry::{Metrics, admin, setup as telemetry};
 use keyward_volume::{Kept, Parts, Pass};
 use tokio::sync::watch;
@@ -48,7 +50,7 @@ pub(crate) async fn probe(socket: &Path, patience: Duration) -> Result<()> {
 ///
 /// # Errors
 /// Configuration, identity files, tmpfs, sockets; where it ends with the files also the first object that is missing.
-pub(crate) async fn run(setup: Setup, end: End) -> Result<()> {
+pub(crate) async fn run(setup: Setup, end: End, stalls: Stalls) -> Result<()> {
     let once = end == End::Written;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let (log, traces) = (&setup.config.log, setup.config.traces.as_ref());
@@ -56,6 +58,8 @@ pub(crate) async fn run(setup: Setup, end: End) -> Result<()> {
     let mut signals = Signals::listen()?;
     let metrics = Arc::new(Metrics::new(NAME, env!("CARGO_PKG_VERSION")));
     metrics.started(clock.wall());
+    stalls.register(&metrics);
+    tokio::spawn(stalls.run());
     register_memory(&metrics);
     let observer: Arc<dyn Observer> = Arc::clone(&metrics) as Arc<dyn Observer>;
     let health = Health::new(&conditions(&setup.config, once));
@@ -103,7 +107,10 @@ pub(crate) async fn run(setup: Setup, end: End) -> Result<()> {
         Arc::clone(&clock),
     );
     let account = Account::unlimited();
-    let parts = Parts { broker: Arc::clone(&broker), audit, observer, clock, actor: ACTOR, account };
+    // For one pod only, whose owner declares what it costs: there is no deadline.
+    let conversions = Conversions::new(conversions::Settings::new(None, Arc::clone(&clock))).payer("");
+    let parts =
+        Parts { broker: Arc::clone(&broker), audit, observer, clock, actor: ACTOR, account, conversions };
     let (ready, is_ready) = watch::channel(false);
     let engine = Engine::new(parts, &setup.config, Arc::clone(&upstream.identity), outputs, kept, notifier);
     let mut serving = None;

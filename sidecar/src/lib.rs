@@ -11,8 +11,10 @@ mod supervisor;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use keyward_core::{Code, Error, ErrorKind};
+use keyward_core::{Code, Error, ErrorKind, SystemClock};
+use keyward_telemetry::stall::Stalls;
 
 /// Runs the sidecar with a command line, the program's name included, and says how it ended:
 /// 0 success, 64 a mistake in configuration or flags, 69 upstream not available (`--once`), 77 access refused, 1 else.
@@ -22,13 +24,16 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(parsed) => parsed,
         Err(answer) => return answer,
     };
+    let stalls = Stalls::new(Arc::new(SystemClock));
     let result = match parsed {
-        args::Action::Probe { socket, patience } => on_runtime(app::probe(&socket, patience)),
+        args::Action::Probe { socket, patience } => on_runtime(&stalls, app::probe(&socket, patience)),
         args::Action::CheckConfig { setup } => {
             report(&format!("the configuration is valid: {} objects", setup.config.objects.len()));
             Ok(())
         }
-        args::Action::Run { setup, end } => harden().and_then(|()| on_runtime(app::run(*setup, end))),
+        args::Action::Run { setup, end } => {
+            harden().and_then(|()| on_runtime(&stalls, app::run(*setup, end, stalls.clone())))
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -45,8 +50,13 @@ fn harden() -> keyward_core::Result<()> {
 }
 
 /// One thread: for a sidecar it is as fast as several, and smaller.
-fn on_runtime(run: impl Future<Output = keyward_core::Result<()>>) -> keyward_core::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
+fn on_runtime(
+    stalls: &Stalls,
+    run: impl Future<Output = keyward_core::Result<()>>,
+) -> keyward_core::Result<()> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    stalls.watch(&mut builder);
+    let runtime = builder
         .enable_all()
         .thread_keep_alive(std::time::Duration::from_secs(1))
         .max_blocking_threads(4)

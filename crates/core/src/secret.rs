@@ -50,6 +50,12 @@ impl SecretBytes {
         self.expose().is_empty()
     }
 
+    /// Whether both are the very same memory: no byte is looked at.
+    #[must_use]
+    pub fn shares(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Equality in time that depends on the lengths only, and on whether both share the very same memory.
     #[must_use]
     pub fn same_as(&self, other: &Self) -> bool {

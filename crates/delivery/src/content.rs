@@ -1,8 +1,9 @@
 //! The content pipeline: from what the provider returned to what the file holds.
 //!
-//! Byte for byte, unless the declaration asks for a conversion: `decode` first, then `key` or `format`. [`convert`] is
-//! a pure function: the same input gives the same bytes, key stores included, so that a file is rewritten only when its
-//! object changed. Input and output are at most [`MAX_CONTENT`] bytes.
+//! Byte for byte, unless the declaration asks for a conversion: `decode` first, then `key` or `format`. [`convert`] gives
+//! the same for the same input: the same input gives the same bytes, key stores included, so that a file is rewritten only when its
+//! object changed. It costs time, so it needs a [`Turn`] of the pool of conversions. Input and output are at most
+//! [`MAX_CONTENT`] bytes.
 
 mod asn1;
 mod azure;
@@ -19,9 +20,12 @@ mod pointer;
 mod salt;
 pub(crate) mod wiped;
 
-use keyward_core::spec::{Format, ObjectSource};
-use keyward_core::{Code, Content, Error, Fetched, Result, SecretBytes};
+use std::sync::Arc;
 
+use keyward_core::spec::{Decode, Format, ObjectSource};
+use keyward_core::{Code, Content, Error, Fetched, Parts, Result, SecretBytes};
+
+use crate::conversions::Turn;
 pub use chain::{Chain, Leaf, order};
 pub use decode::decode;
 pub use jwk::spki_from_jwk;
@@ -31,6 +35,8 @@ pub use pointer::pick;
 
 /// Largest value that goes in or comes out, in bytes.
 pub const MAX_CONTENT: usize = 1 << 20;
+/// Largest copy that costs no more than counting references, in bytes.
+const SMALL: usize = 16 << 10;
 
 /// What one object became.
 #[derive(Clone)]
@@ -48,8 +54,43 @@ pub struct Converted {
 /// certificate that it belongs to, as PKCS#8.
 ///
 /// # Errors
-/// `KW_CONTENT_INVALID`, naming the object and what to change.
+/// `KW_CONTENT_INVALID`, naming the object and what to change, and what ends a [`Turn`] early.
 pub fn convert(
+    turn: &Turn,
+    source: &ObjectSource,
+    fetched: &Arc<Fetched>,
+    password: Option<&SecretBytes>,
+) -> Result<Converted> {
+    match as_it_is(source, fetched) {
+        Some(converted) => converted,
+        None => turn.once(source, fetched, password, || convert_now(turn, source, fetched, password)),
+    }
+}
+
+/// What was fetched, where it is to be delivered as the provider gives it, so that there is nothing to compute. `None`
+/// where it must be converted.
+#[must_use]
+pub fn as_it_is(source: &ObjectSource, fetched: &Fetched) -> Option<Result<Converted>> {
+    if source.key.is_some() || source.decode != Decode::None {
+        return None;
+    }
+    let small = |bytes: &[u8]| (bytes.len() <= SMALL).then(|| Ok(SecretBytes::copy_from(bytes)));
+    let value = match (&fetched.content, source.format) {
+        (Content::Secret { value, .. }, Format::Raw)
+        | (Content::Secret { value, bundle: None }, Format::Azure | Format::AzurePfx) => {
+            Some(check_size(value).map(|()| value.clone()).map_err(|error| error.object(&source.object)))
+        }
+        (Content::Certificate(content), Format::Raw | Format::Der) if source.parts() == Parts::Object => {
+            small(&content.leaf_der)
+        }
+        (Content::Key { jwk }, Format::Raw | Format::Jwk) => small(jwk.as_bytes()),
+        _ => None,
+    };
+    value.map(|value| value.map(|value| Converted { value, pair: None }))
+}
+
+fn convert_now(
+    turn: &Turn,
     source: &ObjectSource,
     fetched: &Fetched,
     password: Option<&SecretBytes>,
@@ -57,12 +98,12 @@ pub fn convert(
     let converted = match &fetched.content {
         Content::Secret { value, bundle } if matches!(source.format, Format::Azure | Format::AzurePfx) => {
             check_size(value)
-                .and_then(|()| azure::secret(source, value, *bundle))
+                .and_then(|()| azure::secret(turn, source, value, *bundle))
                 .map(|value| Converted { value, pair: None })
         }
-        Content::Secret { value, .. } => secret(source, fetched, value, password),
+        Content::Secret { value, .. } => secret(turn, source, fetched, value, password),
         Content::Key { jwk } => format::key(source, jwk),
-        Content::Certificate(content) => format::certificate(source, fetched, content, password),
+        Content::Certificate(content) => format::certificate(turn, source, fetched, content, password),
     };
     converted
         .and_then(|converted| check_size(&converted.value).map(|()| converted))
@@ -70,6 +111,7 @@ pub fn convert(
 }
 
 fn secret(
+    turn: &Turn,
     source: &ObjectSource,
     fetched: &Fetched,
     value: &SecretBytes,
@@ -80,7 +122,7 @@ fn secret(
     match (&source.key, source.format) {
         (Some(key), _) => Ok(Converted { value: pick(&value, key)?, pair: None }),
         (None, Format::Raw) => Ok(Converted { value, pair: None }),
-        (None, _) => format::bundle_as(source, fetched, value.expose(), None, password),
+        (None, _) => format::bundle_as(turn, source, fetched, value.expose(), None, password),
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod atomic;
 mod beneath;
 pub mod content;
+pub mod conversions;
 pub mod notify;
 pub mod projection;
 pub mod saved;

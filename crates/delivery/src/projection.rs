@@ -1,4 +1,4 @@
-//! From snapshots and declarations to a file tree and the values that the local API serves: a pure function.
+//! From snapshots and declarations to a file tree and the values that the local API serves: a function of these.
 //!
 //! One entry's failure is its own: it keeps its last good conversion, and the others go on (promises 3 and 5).
 
@@ -11,6 +11,7 @@ use std::sync::Arc;
 use keyward_core::spec::{FilePath, ObjectSource, ObjectSpec, Source};
 use keyward_core::{Error, Result, SecretBytes, Snapshot, Version};
 
+use crate::conversions::Turn;
 use crate::template::Inputs;
 use crate::tree::{File, Tree};
 pub use entry::with_newline;
@@ -53,8 +54,24 @@ impl Projected {
     /// Whether a reader of the file or the API sees the same bytes in both (modes and owners included).
     #[must_use]
     pub fn same_as(&self, other: &Self) -> bool {
+        self.same(other, SecretBytes::same_as)
+    }
+
+    /// As [`Self::same_as`] without a look at bytes, for two that follow one another: a projection takes over what is the
+    /// same from the one before.
+    #[must_use]
+    pub fn is_taken_over(&self, before: &Self) -> bool {
+        self.same(before, SecretBytes::shares)
+    }
+
+    /// Whether `spec` makes its value each time, so that the same bytes are other memory.
+    fn made_again(&self, spec: &ObjectSpec) -> bool {
+        spec.newline || matches!(spec.source, Source::Template(_)) || !self.memory.is_of(&spec.source)
+    }
+
+    fn same(&self, other: &Self, same: fn(&SecretBytes, &SecretBytes) -> bool) -> bool {
         let same_value = match (&self.value, &other.value) {
-            (Ok(a), Ok(b)) => a.same_as(b),
+            (Ok(a), Ok(b)) => same(a, b),
             (Err(a), Err(b)) => a.code() == b.code(),
             _ => false,
         };
@@ -63,7 +80,7 @@ impl Projected {
             && self.files.iter().zip(&other.files).all(|((path, a), (other_path, b))| {
                 path == other_path
                     && (a.mode, a.uid, a.gid) == (b.mode, b.uid, b.gid)
-                    && a.content.same_as(&b.content)
+                    && same(&a.content, &b.content)
             })
     }
 }
@@ -87,7 +104,8 @@ impl Projection {
     }
 }
 
-/// Projects `specs` over the snapshots that `snapshot_of` gives.
+/// Projects `specs` over the snapshots that `snapshot_of` gives. Once the turn is over, entries that were not converted
+/// keep what they had, and say why.
 ///
 /// `previous` is the last projection: content that did not change is not converted again, and an entry whose new
 /// content cannot be converted, or is gone, keeps what it had as long as its declaration still has the same source.
@@ -95,11 +113,36 @@ impl Projection {
 /// their declaration; a template sees objects and the templates before it, without the newline that `newline` adds.
 #[must_use]
 pub fn project(
+    turn: &Turn,
     specs: &[ObjectSpec],
     snapshot_of: &dyn Fn(&ObjectSource) -> Option<Arc<Snapshot>>,
     previous: Option<&Projection>,
     defaults: &Defaults,
 ) -> Projection {
+    // With a turn there is always one.
+    project_with(Some(turn), specs, snapshot_of, previous, defaults).unwrap_or_default()
+}
+
+/// As [`project`], where that is a matter of counting references: every value is delivered as the provider gives it, or
+/// was converted before. `None` where something must be computed, which takes a turn.
+#[must_use]
+pub fn project_as_it_is(
+    specs: &[ObjectSpec],
+    snapshot_of: &dyn Fn(&ObjectSource) -> Option<Arc<Snapshot>>,
+    previous: Option<&Projection>,
+    defaults: &Defaults,
+) -> Option<Projection> {
+    let templates = specs.iter().any(|spec| matches!(spec.source, Source::Template(_)));
+    if templates { None } else { project_with(None, specs, snapshot_of, previous, defaults) }
+}
+
+fn project_with(
+    turn: Option<&Turn>,
+    specs: &[ObjectSpec],
+    snapshot_of: &dyn Fn(&ObjectSource) -> Option<Arc<Snapshot>>,
+    previous: Option<&Projection>,
+    defaults: &Defaults,
+) -> Option<Projection> {
     let before: HashMap<&str, &Projected> = previous
         .map(|previous| previous.entries.iter().map(|entry| (entry.name.as_str(), entry)).collect())
         .unwrap_or_default();
@@ -112,10 +155,16 @@ pub fn project(
             let earlier = before.get(spec.name.as_str()).map(|entry| &entry.memory);
             let outcome = match &spec.source {
                 Source::Object(source) => {
-                    entry::object(spec, source, snapshot_of(source).as_deref(), &inputs, earlier)
+                    entry::object(turn, spec, source, snapshot_of(source).as_deref(), &inputs, earlier)?
                 }
-                Source::Template(text) => entry::template(spec, text, &inputs, &removed, earlier),
+                Source::Template(text) => entry::template(turn?, spec, text, &inputs, &removed, earlier),
             };
+            if turn.is_none()
+                && let Ok(converted) = &outcome.value
+                && entry::lacks_newline(spec, &converted.value)
+            {
+                return None;
+            }
             if outcome.removed {
                 removed.push(spec.name.clone());
             }
@@ -131,7 +180,7 @@ pub fn project(
         }
         inputs.extend(made);
     }
-    assemble(specs, outcomes.into_iter().flatten(), defaults)
+    Some(assemble(specs, outcomes.into_iter().flatten(), &before, defaults))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -154,6 +203,7 @@ impl Stage {
 fn assemble(
     specs: &[ObjectSpec],
     outcomes: impl Iterator<Item = Outcome>,
+    before: &HashMap<&str, &Projected>,
     defaults: &Defaults,
 ) -> Projection {
     let mut projection = Projection { entries: Vec::with_capacity(specs.len()), ..Projection::default() };
@@ -167,7 +217,13 @@ fn assemble(
             outcome.value = Err(error);
             Vec::new()
         });
-        let value = outcome.value.map(|converted| entry::with_newline(spec, &converted.value));
+        let earlier = before.get(spec.name.as_str()).filter(|earlier| earlier.made_again(spec));
+        let value = outcome.value.map(|converted| {
+            let value = entry::with_newline(spec, &converted.value);
+            let same =
+                earlier.and_then(|earlier| earlier.value.as_ref().ok()).filter(|it| it.same_as(&value));
+            same.cloned().unwrap_or(value)
+        });
         if let Err(error) = &value
             && !spec.optional
             && !outcome.removed
@@ -180,7 +236,15 @@ fn assemble(
             uid: spec.uid.or(defaults.uid),
             gid: spec.gid.or(defaults.gid),
         };
-        let files: Vec<_> = files.into_iter().map(|(path, content)| (path, file(content))).collect();
+        let files: Vec<_> = files
+            .into_iter()
+            .map(|(path, content)| {
+                let known =
+                    earlier.and_then(|earlier| earlier.files.iter().find(|(known, _)| *known == path));
+                let same = known.map(|(_, file)| &file.content).filter(|known| known.same_as(&content));
+                (path, file(same.cloned().unwrap_or(content)))
+            })
+            .collect();
         projection.tree.files.extend(files.iter().cloned());
         projection.entries.push(Projected {
             name: spec.name.clone(),

@@ -11,6 +11,7 @@ pub mod logs;
 pub mod metrics;
 pub mod setup;
 pub mod signals;
+pub mod stall;
 pub mod traces;
 
 pub use decorate::{Observed, ObservedTokens};

@@ -195,6 +195,16 @@ impl Metrics {
         self.registry.write().register_collector(Box::new(Hook::gauge(bare(name), help, read)));
     }
 
+    /// Adds a gauge of seconds that is read at every scrape; see [`Self::register_gauge`].
+    pub fn register_seconds(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        read: impl Fn() -> Duration + Send + Sync + 'static,
+    ) {
+        self.registry.write().register_collector(Box::new(Hook::seconds(bare(name), help, read)));
+    }
+
     /// Adds a counter that is read at every scrape. `name` is without `_total`.
     pub fn register_counter(
         &self,

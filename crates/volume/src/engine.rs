@@ -1,4 +1,5 @@
 mod answers;
+mod projecting;
 mod record;
 
 use std::collections::{HashMap, HashSet};
@@ -8,19 +9,20 @@ use keyward_broker::{Broker, Watch, WatchItem};
 use keyward_core::audit::{Actor, AuditSink};
 use keyward_core::ledger::Account;
 use keyward_core::observe::{Event, Observer};
-use keyward_core::spec::{Decode, Format, Notify, ObjectSource, ObjectSpec, Source};
+use keyward_core::spec::{Notify, ObjectSource, ObjectSpec, Source};
 use keyward_core::{
-    Clock, Code, Content, Error, FetchRequest, IdentityKey, ObjectKey, Result, Served, Snapshot, State,
-    Version,
+    Clock, Error, FetchRequest, IdentityKey, ObjectKey, Result, Served, Snapshot, State, Version,
 };
 use keyward_delivery::atomic::Committed;
-use keyward_delivery::projection::{Defaults, Projected, Projection, project};
+use keyward_delivery::conversions::Payer;
+use keyward_delivery::projection::{Defaults, Projected, Projection};
 use keyward_delivery::tree::Tree;
 use tokio::time::Instant;
 
-use crate::conversions;
 use crate::outputs::Outputs;
 use crate::view::View;
+use projecting::Mentions;
+pub use projecting::Projecting;
 
 /// Turns snapshots into what applications see: projects, serves, commits and records, in that order, so that a file and
 /// the API never disagree for longer than one swap, unless files cannot be written at all.
@@ -32,6 +34,8 @@ pub struct Engine {
     outputs: Option<Outputs>,
     /// What was projected last, so that nothing is converted twice.
     latest: Option<Arc<Projection>>,
+    /// Which objects the templates of a declaration mention.
+    mentions: Option<(Arc<Declared>, Arc<Mentions>)>,
     /// What was delivered last.
     delivered: Option<Arc<Projection>>,
     unproved: bool,
@@ -53,6 +57,8 @@ pub struct Parts {
     pub actor: Actor,
     /// What is held for it is charged here.
     pub account: Account,
+    /// Conversions run in its turn.
+    pub conversions: Payer,
 }
 
 /// What is to be kept current, and as whom.
@@ -98,7 +104,7 @@ impl Engine {
     #[must_use]
     pub fn new(parts: Parts, declared: Declared, outputs: Option<Outputs>) -> Self {
         let watch = parts.broker.watch(items(&declared));
-        let view = View::new(&parts.broker);
+        let view = View::new(&parts.broker, parts.conversions.clone());
         let declared = Arc::new(declared);
         // Names are known before anyone can ask; their values are on their way.
         view.publish(&declared, declared.specs.iter().map(answers::on_its_way).collect());
@@ -109,6 +115,7 @@ impl Engine {
             view,
             outputs,
             latest: None,
+            mentions: None,
             delivered: None,
             unproved: false,
             warned: HashSet::new(),
@@ -161,9 +168,9 @@ impl Engine {
     }
 
     /// The files may not be what was written: the next pass compares them, and writes them anew where they differ.
-    pub fn distrust(&mut self) {
+    pub async fn distrust(&mut self) {
         if let Some(outputs) = &mut self.outputs {
-            outputs.distrust();
+            outputs.distrust().await;
         }
     }
 
@@ -205,8 +212,17 @@ impl Engine {
 
     /// Projects the current snapshots and delivers what changed. Until everything required is there once, no file is
     /// written (promise 1); from then on one entry's failure is its own (promise 5).
+    ///
+    /// Dropping the future ends a conversion that is under way; what is being written is written to its end.
     pub async fn pass(&mut self) -> Pass {
-        let (projection, missing) = self.look().await;
+        let projecting = self.begin();
+        self.finish(projecting).await
+    }
+
+    /// Delivers what [`Self::begin`] began, once it is made; see [`Self::pass`].
+    pub async fn finish(&mut self, projecting: Projecting) -> Pass {
+        let before = self.latest.clone();
+        let (projection, missing) = self.look(projecting).await;
         if self.unproved || (!missing.is_empty() && !self.is_complete()) {
             return Pass { missing, ..Pass::default() };
         }
@@ -217,19 +233,44 @@ impl Engine {
                 return Pass { missing, failure: Some(error), ..Pass::default() };
             }
         };
-        let changed = self.changes(&projection);
+        let changed = self.changes(&projection, before.as_ref());
         if self.outputs.is_some() {
             record::deliveries(&self.parts, &self.declared, &changed);
         }
-        let changed = changed.into_iter().map(|entry| self.change(entry)).collect();
+        let specs: HashMap<&str, &ObjectSpec> =
+            self.declared.specs.iter().map(|spec| (spec.name.as_str(), spec)).collect();
+        let change = |entry: &Projected| Change {
+            name: entry.name.clone(),
+            version: entry.version.clone(),
+            removed: entry.removed,
+            notify: specs.get(entry.name.as_str()).and_then(|spec| spec.notify.clone()),
+        };
+        let changed = changed.into_iter().map(change).collect();
         self.delivered = Some(projection);
         Pass { missing, failure: None, changed, wrote }
     }
 
+    /// Delivers what [`Self::snapshot_tree`] projected, without a look at what has changed since: nothing is converted.
+    pub async fn deliver(&mut self) -> Pass {
+        let projecting = self.begin_with_latest();
+        self.finish(projecting).await
+    }
+
+    /// Writes again what was delivered last, where the files are not that; see [`Self::distrust`]. `None` before the first
+    /// delivery.
+    pub async fn rewrite(&mut self) -> Option<Pass> {
+        let delivered = self.delivered.clone()?;
+        Some(match self.write(&delivered).await {
+            Ok(wrote) => Pass { wrote, ..Pass::default() },
+            Err(error) => Pass { failure: Some(error), ..Pass::default() },
+        })
+    }
+
     /// Projects the current snapshots and shows them in the view, and writes nothing: how large a directory must be
-    /// made before [`Self::set_outputs`]. The next [`Self::pass`] converts nothing again.
+    /// made before [`Self::set_outputs`]. [`Self::deliver`] writes the very same.
     pub async fn snapshot_tree(&mut self) -> (Pass, Tree) {
-        let (projection, missing) = self.look().await;
+        let projecting = self.begin();
+        let (projection, missing) = self.look(projecting).await;
         (Pass { missing, ..Pass::default() }, projection.tree.clone())
     }
 
@@ -240,12 +281,13 @@ impl Engine {
         }
     }
 
-    async fn look(&mut self) -> (Arc<Projection>, Vec<(String, Error)>) {
-        let snapshots = self.snapshots();
-        let projection = match &self.latest {
-            Some(latest) if self.unproved => Arc::clone(latest),
-            _ => self.project(snapshots.clone()).await,
-        };
+    async fn look(&mut self, mut projecting: Projecting) -> (Arc<Projection>, Vec<(String, Error)>) {
+        projecting.ready().await;
+        while !projecting.is_of(&self.declared) {
+            projecting = self.begin();
+            projecting.ready().await;
+        }
+        let (projection, snapshots) = self.take(projecting);
         self.latest = Some(Arc::clone(&projection));
         self.warn(&projection, &snapshots);
         self.serve(&projection, &snapshots);
@@ -255,27 +297,6 @@ impl Engine {
 
     fn snapshots(&self) -> Snapshots {
         self.watch.snapshots().into_iter().map(|snapshot| (snapshot.key.request.clone(), snapshot)).collect()
-    }
-
-    /// Conversions may derive keys: they run off the thread that answers lookups.
-    async fn project(&self, snapshots: Snapshots) -> Arc<Projection> {
-        let (declared, previous) = (Arc::clone(&self.declared), self.latest.clone());
-        let plain = declared.specs.iter().all(|spec| is_plain(spec, &snapshots));
-        // Lives as long as this call: a caller whose patience ends takes the result along, and the rest is not made.
-        let wanted = conversions::Wanted::default();
-        let given_up = wanted.watch();
-        let work = move || {
-            let of = |source: &ObjectSource| {
-                let wanted = !given_up.is_so();
-                wanted.then(|| snapshots.get(&request(source)).cloned()).flatten()
-            };
-            Arc::new(project(&declared.specs, &of, previous.as_deref(), &declared.defaults))
-        };
-        if plain {
-            return work();
-        }
-        let kept = || self.latest.clone().unwrap_or_else(|| Arc::new(nothing(&self.declared)));
-        conversions::aside(work).await.unwrap_or_else(kept)
     }
 
     async fn write(&mut self, projection: &Projection) -> Result<Option<Committed>> {
@@ -295,17 +316,19 @@ impl Engine {
         })
     }
 
-    fn serve(&self, projection: &Projection, snapshots: &Snapshots) {
+    fn serve(&mut self, projection: &Projection, snapshots: &Snapshots) {
+        let mentions = self.mentions();
         let snapshot = |source: &ObjectSource| snapshots.get(&request(source)).map(Arc::as_ref);
+        let entries = by_name(projection);
         let specs = &self.declared.specs;
         let served = specs
             .iter()
-            .filter_map(|spec| Some((spec, projection.entry(&spec.name)?)))
-            .map(|(spec, entry)| match &spec.source {
+            .enumerate()
+            .filter_map(|(at, spec)| Some((at, spec, *entries.get(spec.name.as_str())?)))
+            .map(|(at, spec, entry)| match &spec.source {
                 Source::Object(source) => answers::of_object(entry, source, snapshot(source)),
-                Source::Template(text) => {
-                    let mentioned = specs.iter().filter(|spec| text.contains(&spec.name));
-                    let inputs = mentioned.filter_map(|spec| match &spec.source {
+                Source::Template(_) => {
+                    let inputs = mentions.of(at).filter_map(|at| match &specs.get(at)?.source {
                         Source::Object(source) => snapshot(source),
                         Source::Template(_) => None,
                     });
@@ -317,25 +340,20 @@ impl Engine {
         self.view.publish(&self.declared, served);
     }
 
-    fn changes<'a>(&self, projection: &'a Projection) -> Vec<&'a Projected> {
-        let before = self.delivered.as_deref();
-        projection
-            .entries
-            .iter()
-            .filter(|entry| {
-                !before.and_then(|before| before.entry(&entry.name)).is_some_and(|old| old.same_as(entry))
-            })
-            .collect()
-    }
-
-    fn change(&self, entry: &Projected) -> Change {
-        let spec = self.declared.specs.iter().find(|spec| spec.name == entry.name);
-        Change {
-            name: entry.name.clone(),
-            version: entry.version.clone(),
-            removed: entry.removed,
-            notify: spec.and_then(|spec| spec.notify.clone()),
-        }
+    /// What readers see otherwise than before. `latest` is what the projection was made after.
+    fn changes<'a>(
+        &self,
+        projection: &'a Projection,
+        latest: Option<&Arc<Projection>>,
+    ) -> Vec<&'a Projected> {
+        let Some(before) = &self.delivered else { return projection.entries.iter().collect() };
+        // Values of a volume may have many megabytes, and this thread answers calls.
+        let follows = latest.is_some_and(|latest| Arc::ptr_eq(latest, before));
+        let same = if follows { Projected::is_taken_over } else { Projected::same_as };
+        let before = by_name(before);
+        let is_new =
+            |entry: &&Projected| !before.get(entry.name.as_str()).is_some_and(|old| same(entry, old));
+        projection.entries.iter().filter(is_new).collect()
     }
 
     /// Each (entry, reason) is said once until it changes. An object that nobody has asked for yet is no news.
@@ -373,27 +391,8 @@ fn doubted(served: Served) -> Served {
     }
 }
 
-/// What a defect leaves: no entry, and none of them complete, so that no volume is mounted empty.
-fn nothing(declared: &Declared) -> Projection {
-    let reason = Error::new(Code::Internal, "the volume's content could not be converted");
-    let missing = declared.specs.iter().map(|spec| (spec.name.clone(), reason.clone()));
-    Projection { missing_required: missing.collect(), ..Projection::default() }
-}
-
-/// Whether its value is delivered as the provider gives it, so that projecting it is a matter of counting references.
-fn is_plain(spec: &ObjectSpec, snapshots: &Snapshots) -> bool {
-    let Source::Object(source) = &spec.source else { return false };
-    let as_it_is = source.key.is_none() && source.decode == Decode::None && source.password_from.is_none();
-    let content = || Some(&snapshots.get(&request(source))?.fetched.as_ref()?.content);
-    as_it_is
-        && match source.format {
-            Format::Raw => true,
-            // What backs a certificate is taken apart.
-            Format::Azure | Format::AzurePfx => {
-                content().is_none_or(|content| matches!(content, Content::Secret { bundle: None, .. }))
-            }
-            _ => false,
-        }
+fn by_name(projection: &Projection) -> HashMap<&str, &Projected> {
+    projection.entries.iter().map(|entry| (entry.name.as_str(), entry)).collect()
 }
 
 pub(crate) fn request(source: &ObjectSource) -> FetchRequest {

@@ -4,13 +4,12 @@
 //! records what it delivered, in that order. The sidecar has one engine, the node plugin one for each volume: values
 //! are shared with the broker's cache, so that a further volume of objects already held costs little.
 
-mod conversions;
 mod engine;
 mod kept;
 mod outputs;
 mod view;
 
-pub use engine::{Change, Declared, Engine, Parts, Pass};
+pub use engine::{Change, Declared, Engine, Parts, Pass, Projecting};
 pub use kept::Kept;
 pub use outputs::{OnTmpfs, Outputs, Room};
 pub use view::View;

@@ -5,6 +5,8 @@ use keyward_core::{Code, Error, Result};
 use keyward_delivery::atomic::{AtomicDirectory, Committed};
 use keyward_delivery::tmpfs;
 use keyward_delivery::tree::Tree;
+use tokio::runtime::Handle;
+use tokio::sync::Mutex;
 
 /// Makes room for a tree before it is written. Called off the async threads; may block.
 pub trait Room: Send + Sync {
@@ -34,7 +36,10 @@ impl Room for OnTmpfs {
 
 /// The directory that applications read. Its system calls run off the thread that answers lookups.
 pub struct Outputs {
-    directory: Option<AtomicDirectory>,
+    /// Locked while a call is at work on it, which goes on to its end whoever waits for it.
+    directory: Arc<Mutex<AtomicDirectory>>,
+    /// `None` for the runtime's own threads.
+    threads: Option<Handle>,
     room: Arc<dyn Room>,
 }
 
@@ -42,21 +47,30 @@ impl Outputs {
     /// Goes on with `directory`, whatever an earlier process committed to it.
     #[must_use]
     pub fn new(directory: AtomicDirectory, room: Arc<dyn Room>) -> Self {
-        Self { directory: Some(directory), room }
+        Self { directory: Arc::new(Mutex::new(directory)), threads: None, room }
+    }
+
+    /// Makes its system calls on the blocking threads of another runtime.
+    #[must_use]
+    pub fn on(self, threads: Handle) -> Self {
+        Self { threads: Some(threads), ..self }
+    }
+
+    /// Returns when no call is at work on the directory any more.
+    pub async fn idle(&self) {
+        drop(self.directory.lock().await);
     }
 
     /// Whether readers see what was committed last; see [`AtomicDirectory::marker_is_intact`]. False while another
     /// call is at work on the directory.
     #[must_use]
     pub fn marker_is_intact(&self) -> bool {
-        self.directory.as_ref().is_some_and(AtomicDirectory::marker_is_intact)
+        self.directory.try_lock().is_ok_and(|directory| directory.marker_is_intact())
     }
 
     /// Compares with what is there at the next commit; see [`AtomicDirectory::distrust`].
-    pub fn distrust(&mut self) {
-        if let Some(directory) = &mut self.directory {
-            directory.distrust();
-        }
+    pub async fn distrust(&mut self) {
+        self.directory.lock().await.distrust();
     }
 
     /// Makes readers see `tree`; see [`AtomicDirectory::commit`].
@@ -87,14 +101,23 @@ impl Outputs {
         &mut self,
         work: impl FnOnce(&mut AtomicDirectory) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let lost = || Error::new(Code::Internal, "the directory was lost to an earlier defect");
-        let mut directory = self.directory.take().ok_or_else(lost)?;
-        let done = tokio::task::spawn_blocking(move || {
+        let mut directory = Arc::clone(&self.directory).lock_owned().await;
+        let work = move || {
             let result = work(&mut directory);
-            (directory, result)
-        });
-        let (directory, result) = done.await.map_err(|_| lost())?;
-        self.directory = Some(directory);
-        result
+            drop(directory);
+            result
+        };
+        let done = match &self.threads {
+            Some(threads) => threads.spawn_blocking(work),
+            None => tokio::task::spawn_blocking(work),
+        };
+        // A panic was reported by the panic hook; what it left is compared with what is there.
+        match done.await {
+            Ok(result) => result,
+            Err(_) => {
+                self.directory.lock().await.distrust();
+                Err(Error::new(Code::Internal, "the files could not be written because of a defect"))
+            }
+        }
     }
 }

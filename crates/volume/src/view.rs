@@ -7,9 +7,11 @@ use async_trait::async_trait;
 use keyward_broker::Broker;
 use keyward_core::spec::{ObjectSpec, Source};
 use keyward_core::{Code, Error, FetchRequest, ObjectKey, Result, SecretView, Served, Snapshot, Version};
-use keyward_delivery::content::convert;
+use keyward_delivery::content::{as_it_is, convert};
+use keyward_delivery::conversions::{Payer, Turn};
 use keyward_delivery::projection::with_newline;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::engine::{Declared, request};
 
@@ -18,7 +20,9 @@ pub struct View {
     table: ArcSwap<Table>,
     generation: watch::Sender<u64>,
     broker: Weak<Broker>,
+    conversions: Payer,
     unproved: AtomicBool,
+    closed: CancellationToken,
 }
 
 #[derive(Default)]
@@ -28,13 +32,20 @@ struct Table {
 }
 
 impl View {
-    pub(crate) fn new(broker: &Arc<Broker>) -> Arc<Self> {
+    pub(crate) fn new(broker: &Arc<Broker>, conversions: Payer) -> Arc<Self> {
         Arc::new(Self {
             table: ArcSwap::default(),
             generation: watch::Sender::new(0),
             broker: Arc::downgrade(broker),
+            conversions,
             unproved: AtomicBool::new(false),
+            closed: CancellationToken::new(),
         })
+    }
+
+    /// Ends the calls that wait for a vault or a conversion: the volume is about to go.
+    pub fn close(&self) {
+        self.closed.cancel();
     }
 
     /// Serves a new table. Watchers are woken only by what they would see: a confirmation alone moves no sequence.
@@ -82,10 +93,10 @@ impl View {
         Ok((broker, spec.clone(), key))
     }
 
-    /// What a template or a key store needs besides the object itself comes from the table.
-    fn convert(&self, spec: &ObjectSpec, snapshot: &Snapshot) -> Result<Arc<Served>> {
+    /// What a template or a key store needs besides the object itself comes from the table. Runs in the pod's turn.
+    async fn convert(&self, spec: ObjectSpec, snapshot: Arc<Snapshot>) -> Result<Arc<Served>> {
         let Source::Object(source) = &spec.source else { return Err(no_upstream(&spec.name)) };
-        let fetched = snapshot.fetched.as_ref().ok_or_else(|| {
+        let fetched = snapshot.fetched.clone().ok_or_else(|| {
             snapshot
                 .error
                 .clone()
@@ -102,7 +113,17 @@ impl View {
                     .clone()?,
             ),
         };
-        let value = with_newline(spec, &convert(source, fetched, password.as_ref())?.value);
+        let value = match as_it_is(source, &fetched).filter(|_| !spec.newline) {
+            Some(converted) => converted?.value,
+            None => {
+                let (spec, source, fetched) = (spec.clone(), source.clone(), Arc::clone(&fetched));
+                let work = move |turn: &Turn| {
+                    let converted = convert(turn, &source, &fetched, password.as_ref())?;
+                    Ok(with_newline(&spec, &converted.value))
+                };
+                self.conversions.run(work).await??
+            }
+        };
         Ok(Arc::new(Served {
             name: spec.name.clone(),
             value: Ok(value),
@@ -117,6 +138,11 @@ impl View {
             error: snapshot.error.clone(),
             sequence: snapshot.sequence,
         }))
+    }
+
+    async fn unless_closed<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let closed = || Error::new(Code::ShuttingDown, "the volume is being unmounted");
+        self.closed.run_until_cancelled(work).await.unwrap_or_else(|| Err(closed()))
     }
 }
 
@@ -139,14 +165,20 @@ impl SecretView for View {
         }
         let (broker, spec, key) = self.upstream(name)?;
         let request = FetchRequest { object: key.request.object.at(version), parts: key.request.parts };
-        let snapshot = broker.get(&ObjectKey { request, ..key }).await?;
-        self.convert(&spec, &snapshot)
+        self.unless_closed(async {
+            let snapshot = broker.get(&ObjectKey { request, ..key }).await?;
+            self.convert(spec, snapshot).await
+        })
+        .await
     }
 
     async fn refresh(&self, name: &str) -> Result<Arc<Served>> {
         let (broker, spec, key) = self.upstream(name)?;
-        let snapshot = broker.refresh(&key).await?;
-        self.convert(&spec, &snapshot)
+        self.unless_closed(async {
+            let snapshot = broker.refresh(&key).await?;
+            self.convert(spec, snapshot).await
+        })
+        .await
     }
 
     fn generation(&self) -> u64 {
@@ -168,7 +200,8 @@ fn looks_the_same(old: &Served, new: &Served) -> bool {
         && old.version == new.version
         && old.error.as_ref().map(Error::code) == new.error.as_ref().map(Error::code)
         && match (&old.value, &new.value) {
-            (Ok(old), Ok(new)) => old.same_as(new),
+            // A projection takes over what is the same from the one before, so that no byte is looked at here.
+            (Ok(old), Ok(new)) => old.shares(new),
             (Err(old), Err(new)) => old.code() == new.code(),
             _ => false,
         }

@@ -13,6 +13,7 @@ use keyward_core::observe::Observer;
 use keyward_core::spec::{Context, parse_objects_text};
 use keyward_core::{Clock, Provider};
 use keyward_delivery::atomic::AtomicDirectory;
+use keyward_delivery::conversions::{Conversions, Settings};
 use keyward_delivery::projection::Defaults;
 use keyward_test_support::{Kept, ModelVault, TokioClock};
 use keyward_volume::{Declared, Engine, OnTmpfs, Outputs, Parts};
@@ -38,6 +39,7 @@ async fn a_further_volume_of_objects_held_already_costs_little() {
         names.iter().map(|name| format!("'https://{}/secrets/{name}'", vault.host())).collect();
     let text = format!("[{}]", text.join(", "));
     let place = tempfile::Builder::new().tempdir_in("/dev/shm").unwrap();
+    let conversions = Conversions::new(Settings::new(None, Arc::clone(&clock)));
     let mut engines = Vec::with_capacity(VOLUMES as usize);
     let mut before = 0;
     for number in 0..=VOLUMES {
@@ -61,6 +63,7 @@ async fn a_further_volume_of_objects_held_already_costs_little() {
             clock: Arc::clone(&clock),
             actor,
             account: keyward_core::ledger::Account::unlimited(),
+            conversions: conversions.payer(&number.to_string()),
         };
         let mut engine = Engine::new(parts, declared, None);
         engine.ready().await;

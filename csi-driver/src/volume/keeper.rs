@@ -1,4 +1,4 @@
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use keyward_core::{Code, Error, ErrorKind, Result, SecretView, State};
 use keyward_delivery::atomic::Committed;
 use keyward_kubernetes::{Lookup, ObjectVersion};
 use keyward_volume::{Engine, Pass};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::pending::{Pending, items};
@@ -66,36 +66,48 @@ struct Mind {
     /// Passes in a row that could not write.
     unwritten: u32,
     told: HashSet<(String, &'static str)>,
+    /// Repairs that are answered after the pass that is under way.
+    repairs: Vec<oneshot::Sender<()>>,
+    /// Held while the volume's record is written.
+    saving: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// The versions that readers have, as a status names them.
 pub(crate) fn versions(engine: &Engine, ids: &[(String, String)]) -> Vec<ObjectVersion> {
-    let delivered = engine.versions();
-    let version = |name: &str| {
-        delivered.iter().find(|(known, _)| known == name).map(|(_, version)| version.to_string())
-    };
+    let delivered: HashMap<_, _> = engine.versions().into_iter().collect();
     let mut objects: Vec<_> = ids
         .iter()
-        .filter_map(|(name, id)| Some(ObjectVersion { id: id.clone(), version: version(name)? }))
+        .filter_map(|(name, id)| {
+            Some(ObjectVersion { id: id.clone(), version: delivered.get(name)?.to_string() })
+        })
         .collect();
     objects.sort_unstable();
     objects
 }
 
 impl Keeper {
-    /// Runs until the volume is to be unmounted.
+    /// Runs until the volume is to be unmounted. What is under way then (a conversion, a proof, a question to a vault) is
+    /// given up; see [`Volume::stop`].
     pub(crate) async fn run(mut self: Box<Self>, mut orders: mpsc::Receiver<Order>) {
+        let volume = Arc::clone(&self.volume);
+        let _stopped = volume.stopped.clone().drop_guard();
         let mut mind = Mind::default();
-        self.schedule(&mut mind);
+        volume.stopping.run_until_cancelled(self.live(&mut mind, &mut orders)).await;
+        Box::pin(self.end(mind)).await;
+    }
+
+    /// Returns when nobody can give orders any more.
+    async fn live(&mut self, mind: &mut Mind, orders: &mut mpsc::Receiver<Order>) {
+        self.schedule(mind);
         mind.renew = self.proof_lapses();
         let mut classes = self.classes();
         if self.engine.is_complete() {
-            self.look_around(&mut mind);
+            self.look_around(mind);
         } else {
             // Gone on with after a restart: what it holds is shown at once, and what was left behind is swept.
             mind.sweep = Some((Instant::now() + GRACE, 2));
-            self.presented(&mut mind).await;
-            self.deliver(&mut mind).await;
+            self.presented(mind, orders).await;
+            self.deliver(mind, orders).await;
         }
         loop {
             let timer = [mind.sweep.map(|(at, _)| at), mind.renew, mind.relist, mind.retry, mind.edit]
@@ -105,36 +117,37 @@ impl Keeper {
             tokio::select! {
                 biased;
                 order = orders.recv() => match order {
-                    Some(Order::Presented) => self.presented(&mut mind).await,
                     Some(Order::Repair(done)) => {
-                        self.repair(&mut mind).await;
+                        self.repair(mind, orders).await;
                         // The caller may have gone away.
                         let _ = done.send(());
                     }
-                    Some(Order::Stop(done)) => {
-                        Box::pin(self.end()).await;
-                        let _ = done.send(());
-                        return;
-                    }
-                    None => return Box::pin(self.end()).await,
+                    None => return,
                 },
-                () = self.engine.changed() => self.deliver(&mut mind).await,
+                () = self.volume.fresh.notified() => self.presented(mind, orders).await,
+                () = self.engine.changed() => self.deliver(mind, orders).await,
                 // What is rare and large is not part of what every volume keeps in memory.
-                () = changed(&mut classes) => Box::pin(self.reconsider(&mut mind)).await,
-                () = available(&mut mind.pending) => Box::pin(self.take_over(&mut mind)).await,
-                () = moved(&mut mind.newest) => Box::pin(self.relist(&mut mind)).await,
-                () = until(timer) => self.on_time(&mut mind).await,
+                () = changed(&mut classes) => Box::pin(self.reconsider(mind, orders)).await,
+                () = available(&mut mind.pending) => Box::pin(self.take_over(mind, orders)).await,
+                () = moved(&mut mind.newest) => Box::pin(self.relist(mind, orders)).await,
+                () = until(timer) => self.on_time(mind, orders).await,
             }
         }
     }
 
-    async fn end(self: Box<Self>) {
+    async fn end(self: Box<Self>, mind: Mind) {
         let Self { serving, engine, tenant, volume, teller, .. } = *self;
+        engine.view().close();
         if let Some(serving) = serving {
             serving.end().await;
         }
         tenant.shared.withdraw(volume.place.volume_id());
         teller.gone();
+        // What was under way holds the volume's directory, or would write its record after it was forgotten.
+        if let Some(outputs) = engine.outputs() {
+            outputs.idle().await;
+        }
+        drop(mind.saving.lock().await);
         drop(engine);
     }
 
@@ -160,7 +173,7 @@ impl Keeper {
         Some(changed)
     }
 
-    async fn on_time(&mut self, mind: &mut Mind) {
+    async fn on_time(&mut self, mind: &mut Mind, orders: &mut mpsc::Receiver<Order>) {
         let now = Instant::now();
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         if let Some((at, times)) = mind.sweep.filter(|(at, _)| *at <= now) {
@@ -169,43 +182,100 @@ impl Keeper {
         }
         if due(mind.renew) || due(mind.retry) {
             (mind.renew, mind.retry) = (None, None);
-            self.deliver(mind).await;
+            self.deliver(mind, orders).await;
         }
         if due(mind.edit) {
-            Box::pin(self.reconsider(mind)).await;
+            Box::pin(self.reconsider(mind, orders)).await;
         }
         if due(mind.relist) {
-            Box::pin(self.relist(mind)).await;
+            Box::pin(self.relist(mind, orders)).await;
+        }
+    }
+
+    fn lend(&self) {
+        if let Ok(credential) = credential(&self.plan.way, &self.volume.presented(), &self.volume.pod) {
+            self.node.identities.lend(&self.tenant, self.volume.place.volume_id(), credential);
         }
     }
 
     /// A fresh credential serves whatever waits for one.
-    async fn presented(&mut self, mind: &mut Mind) {
-        if let Ok(credential) = credential(&self.plan.way, &self.volume.presented(), &self.volume.pod) {
-            self.node.identities.lend(&self.tenant, self.volume.place.volume_id(), credential);
-        }
+    async fn presented(&mut self, mind: &mut Mind, orders: &mut mpsc::Receiver<Order>) {
+        self.lend();
         if self.engine.is_unproved() {
             mind.failures = 0;
             mind.retry = None;
-            self.deliver(mind).await;
+            self.deliver(mind, orders).await;
         }
         if mind.edit.is_some() {
-            Box::pin(self.reconsider(mind)).await;
+            Box::pin(self.reconsider(mind, orders)).await;
         }
     }
 
-    async fn repair(&mut self, mind: &mut Mind) {
+    async fn repair(&mut self, mind: &mut Mind, orders: &mut mpsc::Receiver<Order>) {
         tracing::warn!(volume = %self.volume.place.volume_id(), pod = %self.volume.pod.name, "the files of a volume were tampered with and are written anew");
-        self.engine.distrust();
+        self.engine.distrust().await;
         self.engine.sweep().await;
-        let pass = self.engine.pass().await;
+        // What the pod had is there; what is newer follows in its own time.
+        let pass = match self.engine.rewrite().await {
+            Some(pass) => pass,
+            None => self.pass(mind, orders).await,
+        };
         self.after(pass, mind);
+    }
+
+    /// Projects and delivers. Meanwhile proofs are renewed, credentials taken along and files repaired: conversions wait for
+    /// their turn, and may take long.
+    async fn pass(&mut self, mind: &mut Mind, orders: &mut mpsc::Receiver<Order>) -> Pass {
+        let mut projecting = self.engine.begin();
+        loop {
+            tokio::select! {
+                biased;
+                () = projecting.ready() => break,
+                Some(Order::Repair(done)) = orders.recv() => {
+                    self.engine.distrust().await;
+                    if self.engine.rewrite().await.is_some() {
+                        let _ = done.send(());
+                    } else {
+                        mind.repairs.push(done);
+                    }
+                }
+                () = self.volume.fresh.notified() => {
+                    self.lend();
+                    if self.engine.is_unproved() {
+                        self.renew(mind).await;
+                    }
+                }
+                () = until(mind.renew) => self.renew(mind).await,
+            }
+        }
+        let pass = self.engine.finish(projecting).await;
+        for done in mind.repairs.drain(..) {
+            let _ = done.send(());
+        }
+        pass
     }
 
     /// Delivers what changed, if the pod has proved its identity within the last ten minutes or proves it now: what
     /// another pod's proof brought is not for this one (promise 7).
-    async fn deliver(&mut self, mind: &mut Mind) {
+    async fn deliver(&mut self, mind: &mut Mind, orders: &mut mpsc::Receiver<Order>) {
         let was_complete = self.engine.is_complete();
+        self.renew(mind).await;
+        let pass = self.pass(mind, orders).await;
+        if was_complete && !pass.changed.is_empty() {
+            let ids: HashMap<_, _> = self.ids.iter().map(|(name, id)| (name, id)).collect();
+            let changed =
+                pass.changed.iter().filter_map(|change| Some((*ids.get(&change.name)?).clone())).collect();
+            self.teller.rotated(versions(&self.engine, &self.ids), changed);
+            // The status forgets its last error with that: what is still wrong is told again.
+            mind.told.retain(|(about, _)| OTHERS.contains(&about.as_str()));
+        }
+        self.after(pass, mind);
+    }
+
+    /// Proves the pod's identity again, or marks the volume as unproved.
+    async fn renew(&mut self, mind: &mut Mind) {
+        // Not again and again while it is being tried, or when it fails: then `retry` says when.
+        mind.renew = None;
         match self.prove().await {
             Ok(()) => {
                 mind.failures = 0;
@@ -223,16 +293,6 @@ impl Keeper {
                 }
             }
         }
-        let pass = self.engine.pass().await;
-        if was_complete && !pass.changed.is_empty() {
-            let of =
-                |name: &String| self.ids.iter().find(|(known, _)| known == name).map(|(_, id)| id.clone());
-            let changed = pass.changed.iter().filter_map(|change| of(&change.name)).collect();
-            self.teller.rotated(versions(&self.engine, &self.ids), changed);
-            // The status forgets its last error with that: what is still wrong is told again.
-            mind.told.retain(|(about, _)| OTHERS.contains(&about.as_str()));
-        }
-        self.after(pass, mind);
     }
 
     async fn prove(&self) -> Result<()> {
@@ -311,7 +371,7 @@ impl Keeper {
 
     /// Looks at the class again; an edit that is good takes over once all that it requires is there, and one that is
     /// bad changes nothing.
-    async fn reconsider(&mut self, mind: &mut Mind) {
+    async fn reconsider(&mut self, mind: &mut Mind, orders: &mut mpsc::Receiver<Order>) {
         mind.edit = None;
         let Some(class) = self.edited() else { return };
         let basis = Basis { class: Some(class), ..self.record.basis.clone() };
@@ -322,7 +382,7 @@ impl Keeper {
             Ok(Ok(pending)) => {
                 Self::forget_told(mind, "class");
                 mind.pending = Some(pending);
-                self.take_over(mind).await;
+                self.take_over(mind, orders).await;
             }
             Ok(Err(error)) => {
                 // After a restart there is no token until kubelet calls, which is nobody's mistake.
@@ -367,7 +427,7 @@ impl Keeper {
     }
 
     /// Lists versions again; a history that moved takes over like an edit.
-    async fn relist(&mut self, mind: &mut Mind) {
+    async fn relist(&mut self, mind: &mut Mind, orders: &mut mpsc::Receiver<Order>) {
         mind.relist = Some(Instant::now() + self.node.settings.config.rotation.interval * RELIST);
         if mind.pending.is_some() {
             return;
@@ -377,7 +437,7 @@ impl Keeper {
                 Self::forget_told(mind, "history");
                 if pending.expanded.specs != self.engine.declared().specs {
                     mind.pending = Some(pending);
-                    self.take_over(mind).await;
+                    self.take_over(mind, orders).await;
                 }
             }
             Ok(Err(error)) => self.tell_once(mind, "history", &error),
@@ -385,7 +445,7 @@ impl Keeper {
         }
     }
 
-    async fn take_over(&mut self, mind: &mut Mind) {
+    async fn take_over(&mut self, mind: &mut Mind, orders: &mut mpsc::Receiver<Order>) {
         let Some(pending) = &mind.pending else { return };
         match pending.readiness() {
             Ok(()) => {}
@@ -406,7 +466,12 @@ impl Keeper {
             (plan.expanded(), tenant, expanded.ids, histories);
         let (state, record) = (self.node.state.clone(), self.record.clone());
         let volume_id = self.volume.place.volume_id().to_owned();
-        let saved = self.node.blocking(move |_| state.save(&volume_id, &record)).await;
+        let saving = Arc::clone(&mind.saving).lock_owned().await;
+        let save = move |_: &_| {
+            let _saving = saving;
+            state.save(&volume_id, &record)
+        };
+        let saved = self.node.blocking(save).await;
         if let Err(error) = saved {
             tracing::warn!(%error, "an edit is applied, and a restart would begin with the old class");
         }
@@ -414,7 +479,7 @@ impl Keeper {
         self.schedule(mind);
         Self::forget_told(mind, "class");
         tracing::info!(volume = %self.volume.place.volume_id(), pod = %self.volume.pod.name, objects = self.ids.len(), "a new declaration is applied");
-        self.deliver(mind).await;
+        self.deliver(mind, orders).await;
     }
 }
 

@@ -4,7 +4,7 @@ use keyward_broker::Watch;
 use keyward_core::spec::ObjectSpec;
 use keyward_core::{Snapshot, spec::ObjectSource};
 use keyward_delivery::atomic::AtomicDirectory;
-use keyward_delivery::projection::{Defaults, Projection, project};
+use keyward_delivery::projection::{Defaults, Projection, project_as_it_is};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
@@ -54,5 +54,6 @@ fn of(snapshots: &[Arc<Snapshot>], specs: &[ObjectSpec], before: Option<&Project
         let wanted = request(source);
         snapshots.iter().find(|snapshot| snapshot.key.request == wanted).cloned()
     };
-    project(specs, &snapshot_of, before, &Defaults { mode: 0o444, uid: None, gid: None })
+    let defaults = Defaults { mode: 0o444, uid: None, gid: None };
+    project_as_it_is(specs, &snapshot_of, before, &defaults).expect("nothing is converted here")
 }

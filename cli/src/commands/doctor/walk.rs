@@ -4,9 +4,12 @@ use std::sync::Arc;
 
 use keyward_core::config::{Config, Tmpfs};
 use keyward_core::observe::{Observer, Silent};
-use keyward_core::spec::{ObjectSpec, Source};
-use keyward_core::{Clock, Code, Error, FetchRequest, Provider, SystemClock, TokenSource, VaultHost};
-use keyward_delivery::content::convert;
+use keyward_core::spec::{ObjectSource, ObjectSpec, Source};
+use keyward_core::{
+    Clock, Code, Error, FetchRequest, Fetched, Provider, Result, SystemClock, TokenSource, VaultHost,
+};
+use keyward_delivery::content::{Converted, convert};
+use keyward_delivery::conversions::{Conversions, Payer, Settings};
 use keyward_egress::{Egress, EgressSettings};
 use keyward_identity::{IdentitySettings, TokenCache, token_source};
 use keyward_providers::key_vault::{KeyVault, KeyVaultSettings};
@@ -83,8 +86,9 @@ async fn objects(config: &Config, egress: &Arc<Egress>, tokens: &Arc<TokenCache>
             None => report.note("TLS", format_args!("{host}: no handshake was completed")),
         }
     }
+    let conversions = Conversions::new(Settings::new(None, Arc::new(SystemClock))).payer("");
     for spec in &config.objects {
-        object(spec, &*vault, report).await;
+        object(spec, &*vault, &conversions, report).await;
     }
 }
 
@@ -128,7 +132,7 @@ async fn resolve(config: &Config, egress: &Egress, host: &VaultHost, report: &mu
     }
 }
 
-async fn object(spec: &ObjectSpec, provider: &dyn Provider, report: &mut Report) {
+async fn object(spec: &ObjectSpec, provider: &dyn Provider, conversions: &Payer, report: &mut Report) {
     let Source::Object(source) = &spec.source else {
         report.note("object", format_args!("{}: a template, made of the others", spec.name));
         return;
@@ -143,7 +147,7 @@ async fn object(spec: &ObjectSpec, provider: &dyn Provider, report: &mut Report)
         Ok(fetched) if source.password_from.is_some() => {
             report.good("object", format_args!("{}: version {}", spec.name, fetched.version));
         }
-        Ok(fetched) => match convert(source, &fetched, None) {
+        Ok(fetched) => match converted(source, fetched.clone(), conversions).await {
             Ok(converted) => report.good(
                 "object",
                 format_args!("{}: version {}, {} bytes", spec.name, fetched.version, converted.value.len()),
@@ -151,6 +155,11 @@ async fn object(spec: &ObjectSpec, provider: &dyn Provider, report: &mut Report)
             Err(error) => report.bad("object", &error),
         },
     }
+}
+
+async fn converted(source: &ObjectSource, fetched: Fetched, conversions: &Payer) -> Result<Converted> {
+    let (source, fetched) = (source.clone(), Arc::new(fetched));
+    conversions.run(move |turn| convert(turn, &source, &fetched, None)).await?
 }
 
 fn file_system(config: &Config, report: &mut Report) {

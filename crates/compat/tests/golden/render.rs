@@ -8,6 +8,7 @@ use keyward_compat::{ClassIdentity, ClassInput, ClassSpec, parse_class};
 use keyward_core::cloud::Cloud;
 use keyward_core::spec::{ObjectSource, ObjectSpec, Source};
 use keyward_core::{FetchRequest, IdentityKey, ObjectKey, Snapshot, State};
+use keyward_delivery::conversions::apart;
 use keyward_delivery::projection::{Defaults, project};
 use serde::Deserialize;
 
@@ -60,7 +61,8 @@ pub(crate) fn render(manifest: &str) -> String {
         }
     }
     let defaults = Defaults { mode: 0o444, uid: None, gid: None };
-    let projection = project(&specs, &|source| Some(Arc::new(snapshot(source))), None, &defaults);
+    let look = |source: &ObjectSource| Some(Arc::new(snapshot(source)));
+    let projection = apart(|turn| project(turn, &specs, &look, None, &defaults)).unwrap();
     for entry in &projection.entries {
         let uid = &uids[&entry.name];
         if let Err(error) = &entry.value {

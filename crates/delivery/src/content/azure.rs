@@ -20,15 +20,17 @@ use super::pem::{append_pem, parse_pem};
 use super::pfx::parse_pfx;
 use super::wiped::append;
 use super::{chain, decode, invalid};
+use crate::conversions::Turn;
 
 /// The conversion comes first and `decode` after it, the other way round than everywhere else.
 pub(super) fn secret(
+    turn: &Turn,
     source: &ObjectSource,
     value: &SecretBytes,
     bundle: Option<BundleType>,
 ) -> Result<SecretBytes> {
     let value = match (bundle, source.format) {
-        (Some(BundleType::Pfx), Format::Azure) => pem_of_pfx(value.expose())?,
+        (Some(BundleType::Pfx), Format::Azure) => pem_of_pfx(turn, value.expose())?,
         (Some(BundleType::Pem), _) => in_order(value),
         _ => value.clone(),
     };
@@ -39,9 +41,9 @@ pub(super) fn secret(
     }
 }
 
-fn pem_of_pfx(text: &[u8]) -> Result<SecretBytes> {
+fn pem_of_pfx(turn: &Turn, text: &[u8]) -> Result<SecretBytes> {
     let der = base64(text).map_err(|_| invalid("the certificate's secret is not the base64 of a PKCS#12"))?;
-    let pfx = parse_pfx(der.expose(), &SecretBytes::copy_from(b""))?;
+    let pfx = parse_pfx(turn, der.expose(), &SecretBytes::copy_from(b""))?;
     if pfx.keys.is_empty() {
         return Err(invalid(
             "the PKCS#12 holds no private key (the certificate's policy makes it not exportable); use \
@@ -50,6 +52,7 @@ fn pem_of_pfx(text: &[u8]) -> Result<SecretBytes> {
     }
     let mut pem = Zeroizing::new(Vec::new());
     for key in &pfx.keys {
+        turn.check()?;
         append_pem(&mut pem, "PRIVATE KEY", &portable_pkcs8(&key.pkcs8)?);
     }
     let certificates: Vec<&[u8]> = pfx.certificates.iter().map(|it| it.der.as_slice()).collect();

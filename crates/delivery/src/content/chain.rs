@@ -7,6 +7,7 @@ use x509_parser::signature_algorithm::RsaSsaPssParams;
 
 use super::asn1::oid;
 use super::invalid;
+use crate::conversions::Turn;
 
 /// Most certificates of one bundle, duplicates apart.
 const MAX_CERTIFICATES: usize = 64;
@@ -35,8 +36,8 @@ pub enum Leaf<'a> {
 /// self-signed issuer is preferred to a cross-signed one, then the one valid longest.
 ///
 /// # Errors
-/// `KW_CONTENT_INVALID` for a damaged certificate, more than 64, no certificate for the key, or a circle of issuers.
-pub fn order<'a>(certificates: &[&'a [u8]], leaf: Leaf<'_>) -> Result<Chain<'a>> {
+/// What ends a [`Turn`] early; `KW_CONTENT_INVALID` for a damaged certificate, more than 64, no certificate for the key, or a circle of issuers.
+pub fn order<'a>(turn: &Turn, certificates: &[&'a [u8]], leaf: Leaf<'_>) -> Result<Chain<'a>> {
     let mut unique: Vec<&'a [u8]> = Vec::new();
     for der in certificates {
         if !unique.contains(der) {
@@ -51,8 +52,9 @@ pub fn order<'a>(certificates: &[&'a [u8]], leaf: Leaf<'_>) -> Result<Chain<'a>>
     if all.is_empty() {
         return Ok(Chain { path: Vec::new(), others: Vec::new() });
     }
-    let mut path = vec![find_leaf(&all, &leaf)?];
+    let mut path = vec![find_leaf(turn, &all, &leaf)?];
     loop {
+        turn.check()?;
         let last = &all[path[path.len() - 1]];
         if last.is_certified_by(last) {
             break;
@@ -92,7 +94,7 @@ pub(super) fn by_key_ids(certificates: &[&[u8]]) -> Option<Vec<usize>> {
     (path.len() == all.len()).then_some(path)
 }
 
-fn find_leaf(all: &[Certificate<'_>], leaf: &Leaf<'_>) -> Result<usize> {
+fn find_leaf(turn: &Turn, all: &[Certificate<'_>], leaf: &Leaf<'_>) -> Result<usize> {
     match leaf {
         // Renewed certificates of one key: the one valid longest.
         Leaf::WithKey(public) => (0..all.len())
@@ -104,9 +106,12 @@ fn find_leaf(all: &[Certificate<'_>], leaf: &Leaf<'_>) -> Result<usize> {
             .ok_or_else(|| invalid("the bundle does not hold the object's own certificate")),
         Leaf::Unknown => {
             let certifies_none = |at: &usize| {
-                (0..all.len()).all(|child| child == *at || !all[child].is_certified_by(&all[*at]))
+                // Whatever is found once the turn is over, the next step ends it.
+                turn.check().is_ok()
+                    && (0..all.len()).all(|child| child == *at || !all[child].is_certified_by(&all[*at]))
             };
             let ends: Vec<usize> = (0..all.len()).filter(certifies_none).collect();
+            turn.check()?;
             ends.iter().find(|at| !all[**at].x509.is_ca()).or(ends.first()).copied().ok_or_else(circle)
         }
     }

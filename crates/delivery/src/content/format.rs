@@ -6,9 +6,11 @@ use super::jwk::spki_from_jwk;
 use super::material::{Identity, Material};
 use super::pem::append_pem;
 use super::{Converted, invalid, jks, pfx};
+use crate::conversions::Turn;
 
 /// A certificate object. Its own form is the leaf; everything else needs the secret behind it.
 pub(super) fn certificate(
+    turn: &Turn,
     source: &ObjectSource,
     fetched: &Fetched,
     content: &CertificateContent,
@@ -22,7 +24,7 @@ pub(super) fn certificate(
                 .bundle
                 .as_ref()
                 .ok_or_else(|| invalid("the secret behind the certificate was not read"))?;
-            bundle_as(source, fetched, bundle.expose(), Some(&content.leaf_der), password)
+            bundle_as(turn, source, fetched, bundle.expose(), Some(&content.leaf_der), password)
         }
     }
 }
@@ -39,14 +41,15 @@ pub(super) fn key(source: &ObjectSource, jwk: &str) -> Result<Converted> {
 
 /// PEM, PKCS#12 or DER in whatever format is asked for. `leaf` is the object's own certificate where it is known.
 pub(super) fn bundle_as(
+    turn: &Turn,
     source: &ObjectSource,
     fetched: &Fetched,
     value: &[u8],
     leaf: Option<&[u8]>,
     password: Option<&SecretBytes>,
 ) -> Result<Converted> {
-    let material = Material::read(value)?;
-    let identity = material.resolve(leaf)?;
+    let material = Material::read(turn, value)?;
+    let identity = material.resolve(turn, leaf)?;
     let name = source.object.name();
     let created = fetched.created.unwrap_or_default();
     let secret = |value| Ok(Converted { value, pair: None });
@@ -66,7 +69,7 @@ pub(super) fn bundle_as(
         Format::Der => Ok(single(Zeroizing::new(identity.leaf()?.to_vec()))),
         Format::Pfx => {
             identity.leaf()?;
-            secret(pfx::write(name, identity.key()?, &identity.chain.path, password)?)
+            secret(pfx::write(turn, name, identity.key()?, &identity.chain.path, password)?)
         }
         Format::Jks => {
             identity.leaf()?;

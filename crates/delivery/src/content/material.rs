@@ -9,6 +9,7 @@ use super::key::PrivateKey;
 use super::pem::{self, parse_pem};
 use super::pfx::parse_pfx;
 use super::{contains, invalid};
+use crate::conversions::Turn;
 
 /// Private keys and certificates as they were stored, in any order.
 pub(super) struct Material {
@@ -25,24 +26,24 @@ pub(super) struct Identity<'a> {
 impl Material {
     /// Reads PEM, a PKCS#12 with an empty password, or one DER certificate or key; DER may be in base64, as Key Vault
     /// gives the secret behind a certificate. What it is shows in its first bytes: content types are set by users.
-    pub(super) fn read(value: &[u8]) -> Result<Self> {
+    pub(super) fn read(turn: &Turn, value: &[u8]) -> Result<Self> {
         if value.first() == Some(&SEQUENCE) {
-            return Self::from_der(value);
+            return Self::from_der(turn, value);
         }
         if contains(value, b"-----BEGIN ") {
-            return Self::from_pem(value);
+            return Self::from_pem(turn, value);
         }
         let text = value.trim_ascii();
         let mut der = Zeroizing::new(vec![0; base64::decoded_len_estimate(text.len())]);
         match BASE64.decode_slice(text, &mut der) {
-            Ok(length) if der.first() == Some(&SEQUENCE) => Self::from_der(&der[..length]),
+            Ok(length) if der.first() == Some(&SEQUENCE) => Self::from_der(turn, &der[..length]),
             _ => Err(invalid(
                 "the value holds neither PEM nor a PKCS#12 key store; use `format: raw`, or set `decode`",
             )),
         }
     }
 
-    fn from_der(der: &[u8]) -> Result<Self> {
+    fn from_der(turn: &Turn, der: &[u8]) -> Result<Self> {
         let mut inside = Reader::new(der).inside(SEQUENCE)?;
         let mut material = Self { keys: Vec::new(), certificates: Vec::new() };
         if inside.next_is(SEQUENCE) {
@@ -55,7 +56,7 @@ impl Material {
         } else if inside.next_is(OCTET_STRING) {
             PrivateKey::from_sec1(der)
         } else if version.content == [3] {
-            return Self::from_pfx(der);
+            return Self::from_pfx(turn, der);
         } else {
             PrivateKey::from_pkcs8(der)
         };
@@ -63,21 +64,25 @@ impl Material {
         Ok(material)
     }
 
-    fn from_pfx(der: &[u8]) -> Result<Self> {
-        let pfx = parse_pfx(der, &SecretBytes::copy_from(b""))?;
+    fn from_pfx(turn: &Turn, der: &[u8]) -> Result<Self> {
+        let pfx = parse_pfx(turn, der, &SecretBytes::copy_from(b""))?;
         Ok(Self {
             keys: pfx
                 .keys
                 .into_iter()
-                .map(|key| (PrivateKey::from_pkcs8(&key.pkcs8), key.local_key_id))
-                .collect(),
+                .map(|key| {
+                    turn.check()?;
+                    Ok((PrivateKey::from_pkcs8(&key.pkcs8), key.local_key_id))
+                })
+                .collect::<Result<_>>()?,
             certificates: pfx.certificates.into_iter().map(|it| (it.der, it.local_key_id)).collect(),
         })
     }
 
-    fn from_pem(text: &[u8]) -> Result<Self> {
+    fn from_pem(turn: &Turn, text: &[u8]) -> Result<Self> {
         let mut material = Self { keys: Vec::new(), certificates: Vec::new() };
         for block in parse_pem(text)? {
+            turn.check()?;
             let key = match block.label.as_str() {
                 "CERTIFICATE" | "X509 CERTIFICATE" => {
                     material.certificates.push((block.der.to_vec(), None));
@@ -98,7 +103,7 @@ impl Material {
     /// Finds the key, verifies that it and the leaf are a pair, and orders the certificates. `leaf` is the object's own
     /// certificate where the vault names it. Among several pairs without that, the first whose key and certificate
     /// carry the same local key id wins, then the first.
-    pub(super) fn resolve(&self, leaf: Option<&[u8]>) -> Result<Identity<'_>> {
+    pub(super) fn resolve(&self, turn: &Turn, leaf: Option<&[u8]>) -> Result<Identity<'_>> {
         let certificates: Vec<&[u8]> = self.certificates.iter().map(|(der, _)| der.as_slice()).collect();
         let key = self.key(leaf)?;
         let leaf = match (leaf, &key) {
@@ -106,7 +111,7 @@ impl Material {
             (None, Ok(key)) if !certificates.is_empty() => Leaf::WithKey(key.public()),
             _ => Leaf::Unknown,
         };
-        Ok(Identity { key, chain: chain::order(&certificates, leaf)? })
+        Ok(Identity { key, chain: chain::order(turn, &certificates, leaf)? })
     }
 
     /// The key, or why there is none that can be used; fails when there are keys and certificates but no pair.

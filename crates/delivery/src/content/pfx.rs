@@ -13,12 +13,14 @@ mod write;
 use keyward_core::{Result, SecretBytes};
 use zeroize::Zeroizing;
 
+use crate::conversions::Turn;
+
 pub(super) use write::write;
 
-/// Most iterations of one key derivation.
+/// Most key-derivation iterations of one file, all derivations together: its MAC, each encrypted part, and a second
+/// attempt with the absent password. A derivation counts once for each block of its hash that the key needs. SECURITY.md
+/// names this number.
 pub const MAX_ITERATIONS: u64 = 1_000_000;
-/// Most iterations of all derivations of one file: its MAC, and each encrypted part.
-const MAX_ITERATIONS_TOGETHER: u64 = 4 * MAX_ITERATIONS;
 
 /// What a PKCS#12 file holds, in its order.
 pub struct Pfx {
@@ -48,9 +50,9 @@ pub struct PfxCertificate {
 ///
 /// # Errors
 /// `KW_CONTENT_INVALID` for damage, a wrong password, ciphers outside the list above, and limits: 1 MiB, 256 bags,
-/// [`MAX_ITERATIONS`] for a derivation and four times that for the file, refused before anything is derived.
-pub fn parse_pfx(der: &[u8], password: &SecretBytes) -> Result<Pfx> {
-    read::read(der, password)
+/// [`MAX_ITERATIONS`] for the file, refused before the derivation that exceeds them; what ends a [`Turn`] early.
+pub fn parse_pfx(turn: &Turn, der: &[u8], password: &SecretBytes) -> Result<Pfx> {
+    read::read(turn, der, password)
 }
 
 #[cfg(test)]
@@ -58,31 +60,78 @@ mod tests {
     use super::derive::{Derive, Password};
     use super::*;
     use crate::content::salt::Salt;
+    use crate::conversions::apart;
 
     #[test]
     fn an_empty_password_opens_what_was_written_without_any() {
-        let made = write::write_under(
-            &Password::absent(),
-            Salt::new(b"test", &[]),
-            "x",
-            b"\x30\x00",
-            &[b"\x30\x00"],
-        );
-        let made = made.unwrap();
-        let read = parse_pfx(made.expose(), &SecretBytes::copy_from(b"")).unwrap();
-        assert_eq!(*read.keys[0].pkcs8, b"\x30\x00");
-        assert!(parse_pfx(made.expose(), &SecretBytes::copy_from(b"x")).is_err());
+        apart(|turn| {
+            let made = write::write_under(
+                turn,
+                &Password::absent(),
+                Salt::new(b"test", &[]),
+                "x",
+                b"\x30\x00",
+                &[b"\x30\x00"],
+            );
+            let made = made.unwrap();
+            let read = parse_pfx(turn, made.expose(), &SecretBytes::copy_from(b"")).unwrap();
+            assert_eq!(*read.keys[0].pkcs8, b"\x30\x00");
+            assert!(parse_pfx(turn, made.expose(), &SecretBytes::copy_from(b"x")).is_err());
+        })
+        .unwrap();
     }
 
     #[test]
-    fn the_derivations_of_one_file_are_counted_together_and_refused_before_they_begin() {
+    fn all_derivations_of_one_file_are_counted_together_and_refused_before_they_begin() {
         let password = Password::absent();
-        let mut derive = Derive::new(&password);
-        for _ in 0..4 {
-            assert!(derive.spend(MAX_ITERATIONS).is_ok());
-        }
-        assert!(derive.spend(1).is_err());
-        assert!(Derive::new(&password).spend(MAX_ITERATIONS + 1).is_err());
-        assert!(Derive::new(&password).spend(0).is_err());
+        apart(|turn| {
+            let mut derive = Derive::new(turn, &password);
+            assert!(derive.spend(MAX_ITERATIONS / 4, 4).is_ok());
+            assert!(derive.spend(1, 1).is_err());
+            assert!(
+                derive.again(&password).spend(1, 1).is_err(),
+                "a second attempt has what the first one left"
+            );
+            assert!(Derive::new(turn, &password).spend(MAX_ITERATIONS + 1, 1).is_err());
+            assert!(Derive::new(turn, &password).spend(MAX_ITERATIONS / 2 + 1, 2).is_err());
+            assert!(Derive::new(turn, &password).spend(u64::MAX, 2).is_err());
+            assert!(Derive::new(turn, &password).spend(0, 1).is_err());
+        })
+        .unwrap();
+    }
+
+    /// A key store with a checksum and two encrypted parts, of `mac` and `part` iterations.
+    fn store(mac: u64, part: u64) -> Vec<u8> {
+        apart(|turn| {
+            let made = write::write_with(
+                turn,
+                &Password::new(&SecretBytes::copy_from(b"pw")).unwrap(),
+                Salt::new(b"test", &[]),
+                "x",
+                b"\x30\x00",
+                &[b"\x30\x00"],
+                write::Cost { mac, part },
+            );
+            made.unwrap().expose().to_vec()
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn a_file_may_have_as_many_iterations_as_security_says_and_not_one_more() {
+        let text = include_str!("../../../../SECURITY.md");
+        let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let said =
+            words.split(" key-derivation iterations").next().and_then(|before| before.rsplit(' ').next());
+        let digits: String = said.unwrap().chars().filter(char::is_ascii_digit).collect();
+        assert_eq!(digits.parse::<u64>().ok(), Some(MAX_ITERATIONS), "{said:?} in SECURITY.md");
+
+        let read = |der: &[u8]| {
+            apart(|turn| parse_pfx(turn, der, &SecretBytes::copy_from(b"pw")).map(drop)).unwrap()
+        };
+        let part = MAX_ITERATIONS / 2 - 5_000;
+        assert!(read(&store(MAX_ITERATIONS - 2 * part, part)).is_ok());
+        let error = read(&store(MAX_ITERATIONS - 2 * part + 1, part)).unwrap_err();
+        assert!(error.message().contains("1000000"), "{error}");
     }
 }

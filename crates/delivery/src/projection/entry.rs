@@ -5,6 +5,7 @@ use keyward_core::{Code, Error, ErrorKind, Fetched, Result, SecretBytes, Snapsho
 use zeroize::Zeroizing;
 
 use crate::content::{self, Converted};
+use crate::conversions::Turn;
 use crate::template::{self, Inputs};
 
 /// What became of one entry.
@@ -24,6 +25,12 @@ pub(super) struct Memory {
     /// What was converted last, and how that went: a hostile key store is not derived again on every change of another.
     tried: Option<Tried>,
     good: Option<(Converted, Option<Version>)>,
+}
+
+impl Memory {
+    pub(super) fn is_of(&self, source: &Source) -> bool {
+        self.source == *source
+    }
 }
 
 #[derive(Clone)]
@@ -46,24 +53,26 @@ impl Tried {
     }
 }
 
-/// Projects one object. `inputs` holds the entries that may give its password.
+/// Projects one object. `inputs` holds the entries that may give its password. `None` where that takes a conversion and
+/// there is no turn for it.
 pub(super) fn object(
+    turn: Option<&Turn>,
     spec: &ObjectSpec,
     source: &ObjectSource,
     snapshot: Option<&Snapshot>,
     inputs: &Inputs,
     earlier: Option<&Memory>,
-) -> Outcome {
+) -> Option<Outcome> {
     let earlier = earlier.filter(|earlier| earlier.source == spec.source);
     let error = snapshot.and_then(|snapshot| snapshot.error.clone());
     if let (Some(snapshot), Some(error)) = (snapshot, &error)
         && removes(spec, snapshot, error)
     {
-        return left_out(spec, error.clone());
+        return Some(left_out(spec, error.clone()));
     }
     let Some(fetched) = snapshot.and_then(|snapshot| snapshot.fetched.as_ref()) else {
         let error = error.unwrap_or_else(|| not_read(source));
-        return kept(spec, error, earlier.and_then(|earlier| earlier.tried.clone()), earlier);
+        return Some(kept(spec, error, earlier.and_then(|earlier| earlier.tried.clone()), earlier));
     };
     let password = match source.password_from.as_deref().map(|name| (name, inputs.get(name))) {
         None => None,
@@ -71,7 +80,7 @@ pub(super) fn object(
         Some((name, _)) => {
             let error = Error::new(Code::ContentInvalid, format!("the password in {name} is not available"))
                 .object(&source.object);
-            return kept(spec, error, earlier.and_then(|earlier| earlier.tried.clone()), earlier);
+            return Some(kept(spec, error, earlier.and_then(|earlier| earlier.tried.clone()), earlier));
         }
     };
     let known = earlier.and_then(|earlier| {
@@ -81,13 +90,22 @@ pub(super) fn object(
             None => earlier.good.as_ref().map(|(converted, _)| Ok(converted.clone())),
         }
     });
-    let converted = known.unwrap_or_else(|| content::convert(source, fetched, password));
+    let converted = match known.or_else(|| content::as_it_is(source, fetched)) {
+        Some(converted) => converted,
+        None => content::convert(turn?, source, fetched, password),
+    };
+    if let Err(error) = &converted
+        && turn.is_some_and(|turn| turn.stopped().is_some())
+    {
+        // It says nothing of the content, which the next pass tries again.
+        return Some(kept(spec, error.clone(), earlier.and_then(|earlier| earlier.tried.clone()), earlier));
+    }
     let tried = Tried {
         fetched: Arc::clone(fetched),
         password: password.cloned(),
         failure: converted.as_ref().err().cloned(),
     };
-    match converted {
+    Some(match converted {
         Ok(converted) => Outcome {
             value: Ok(converted.clone()),
             version: Some(fetched.version.clone()),
@@ -101,17 +119,21 @@ pub(super) fn object(
             },
         },
         Err(error) => kept(spec, error, Some(tried), earlier),
-    }
+    })
 }
 
 /// Projects one template. `removed` names the entries that were left out on purpose.
 pub(super) fn template(
+    turn: &Turn,
     spec: &ObjectSpec,
     text: &str,
     inputs: &Inputs,
     removed: &[String],
     earlier: Option<&Memory>,
 ) -> Outcome {
+    if let Err(error) = turn.check() {
+        return kept(spec, error, None, earlier.filter(|earlier| earlier.source == spec.source));
+    }
     let rendered = template::render(text, inputs);
     match rendered.output {
         Ok(value) => {
@@ -144,13 +166,18 @@ pub(super) fn contents(spec: &ObjectSpec, converted: &Converted) -> Vec<SecretBy
     }
 }
 
-/// Adds the final newline that `newline: true` asks for; binary formats are never touched.
-pub fn with_newline(spec: &ObjectSpec, value: &SecretBytes) -> SecretBytes {
+/// Whether the final newline is to be added that `newline: true` asks for; binary formats are never touched.
+pub(super) fn lacks_newline(spec: &ObjectSpec, value: &SecretBytes) -> bool {
     let binary = matches!(
         &spec.source,
         Source::Object(source) if matches!(source.format, Format::Der | Format::Pfx | Format::Jks | Format::JksTrust)
     );
-    if !spec.newline || binary || value.expose().ends_with(b"\n") {
+    spec.newline && !binary && !value.expose().ends_with(b"\n")
+}
+
+/// Adds the final newline that `newline: true` asks for.
+pub fn with_newline(spec: &ObjectSpec, value: &SecretBytes) -> SecretBytes {
+    if !lacks_newline(spec, value) {
         return value.clone();
     }
     let mut bytes = Zeroizing::new(Vec::with_capacity(value.len() + 1));

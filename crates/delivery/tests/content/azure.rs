@@ -4,10 +4,10 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use keyward_core::spec::{Decode, Format, ObjectSource};
 use keyward_core::{BundleType, Content, Result, SecretBytes};
-use keyward_delivery::content::{convert, parse_pem};
+use keyward_delivery::content::parse_pem;
 use proptest::prelude::*;
 
-use super::support::{der, fetched, fixture, source, text};
+use super::support::{convert, der, fetched, fixture, source, text};
 
 fn convert_as(format: Format, decode: Decode, bundle: Option<BundleType>, value: &[u8]) -> Result<Vec<u8>> {
     let source = ObjectSource { format, decode, ..source("kv://shop/secrets/shop", "") };

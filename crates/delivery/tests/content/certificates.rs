@@ -1,7 +1,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use keyward_core::SecretBytes;
-use keyward_delivery::content::{convert, parse_pem, parse_pfx};
+use keyward_delivery::content::parse_pem;
 use p12_keystore::{KeyStore, Pkcs12ImportPolicy};
 use proptest::prelude::*;
 

@@ -1,4 +1,4 @@
-use keyward_delivery::content::{Leaf, order};
+use keyward_delivery::content::Leaf;
 use proptest::prelude::*;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 

@@ -1,7 +1,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use keyward_core::Content;
-use keyward_delivery::content::{convert, parse_pem, spki_from_jwk};
+use keyward_delivery::content::{parse_pem, spki_from_jwk};
 use proptest::prelude::*;
 use x509_parser::prelude::{FromDer, X509Certificate};
 

@@ -4,7 +4,6 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use keyward_core::SecretBytes;
-use keyward_delivery::content::convert;
 
 use super::support::*;
 
@@ -115,6 +114,6 @@ fn java_decrypts_the_key_of_a_written_key_store() {
     let Some(output) = run("keytool", &arguments) else { return };
     succeeded(&output);
     let password = SecretBytes::copy_from(b"changeit");
-    let read = keyward_delivery::content::parse_pfx(&std::fs::read(&pfx).unwrap(), &password).unwrap();
+    let read = parse_pfx(&std::fs::read(&pfx).unwrap(), &password).unwrap();
     assert_eq!(*read.keys[0].pkcs8, der("rsa.key.pem"));
 }

@@ -3,7 +3,8 @@ use std::sync::Arc;
 
 use keyward_core::spec::{FilePath, ObjectSource, ObjectSpec, Source};
 use keyward_core::{Code, Error, Fetched, Snapshot, State};
-use keyward_delivery::projection::{Defaults, Projection, project};
+use keyward_delivery::conversions::apart;
+use keyward_delivery::projection::{Defaults, Projection, project, project_as_it_is};
 use proptest::prelude::*;
 
 use super::support::*;
@@ -41,7 +42,7 @@ impl Vault {
     }
 
     fn project(&self, specs: &[ObjectSpec], previous: Option<&Projection>) -> Projection {
-        project(specs, &|source| self.look(source), previous, &DEFAULTS)
+        apart(|turn| project(turn, specs, &|source| self.look(source), previous, &DEFAULTS)).unwrap()
     }
 }
 
@@ -273,4 +274,32 @@ proptest! {
         prop_assert!(first.tree.same_as(&second.tree));
         prop_assert!(first.entries.iter().zip(&second.entries).all(|(a, b)| a.same_as(b)));
     }
+}
+
+#[test]
+fn what_is_delivered_as_it_is_needs_no_turn_and_everything_else_does() {
+    let mut vault = Vault::default().with("a", b"1").with("pem", &fixture("p256.pfx"));
+    let at_once = |vault: &Vault, text: &str, before: Option<&Projection>| {
+        project_as_it_is(&specs(text), &|source| vault.look(source), before, &DEFAULTS)
+    };
+    let plain = at_once(&vault, "[{from: kv://shop/secrets/a}]", None).unwrap();
+    assert_eq!(file(&plain, "a"), Some(&b"1"[..]));
+    for costly in [
+        "[{from: kv://shop/secrets/a, key: /p}]",
+        "[{from: kv://shop/secrets/a, decode: base64}]",
+        "[{from: kv://shop/secrets/a, newline: true}]",
+        "[{from: kv://shop/secrets/pem, format: pem}]",
+        "[{from: kv://shop/secrets/a}, {name: t, template: '{{ secret(\"a\") }}'}]",
+    ] {
+        assert!(at_once(&vault, costly, None).is_none(), "{costly}");
+    }
+    // What was converted before is known, until it changes.
+    let both = "[{from: kv://shop/secrets/a}, {from: kv://shop/secrets/pem, format: pem}]";
+    let first = vault.project(&specs(both), None);
+    vault.set("a", V2, b"2");
+    let second = at_once(&vault, both, Some(&first)).unwrap();
+    assert_eq!(file(&second, "a"), Some(&b"2"[..]));
+    assert!(file(&second, "pem") == file(&first, "pem") && file(&first, "pem").is_some());
+    vault.set("pem", V2, &fixture("java-two-keys.pfx"));
+    assert!(at_once(&vault, both, Some(&second)).is_none());
 }

@@ -7,7 +7,8 @@ use keyward_core::{
     BundleType, CertificateContent, Content, Error, FetchRequest, Fetched, IdentityKey, ObjectKey, ObjectRef,
     Result, SecretBytes, Snapshot, State, Version,
 };
-use keyward_delivery::content::{Converted, convert, parse_pem};
+use keyward_delivery::content::{self, Chain, Converted, Leaf, Pfx, parse_pem};
+use keyward_delivery::conversions::apart;
 
 pub(crate) fn fixture(name: &str) -> Vec<u8> {
     let path = format!("{}/tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR"));
@@ -66,6 +67,24 @@ pub(crate) fn secret(value: &[u8]) -> Content {
 pub(crate) fn certificate(leaf: Vec<u8>, bundle: &[u8]) -> Content {
     let bundle = Some((BundleType::Pfx, SecretBytes::copy_from(bundle)));
     Content::Certificate(CertificateContent { leaf_der: leaf, bundle })
+}
+
+/// Converts on a thread of its own, as it must.
+pub(crate) fn convert(
+    source: &ObjectSource,
+    fetched: &Fetched,
+    password: Option<&SecretBytes>,
+) -> Result<Converted> {
+    let fetched = Arc::new(fetched.clone());
+    apart(|turn| content::convert(turn, source, &fetched, password)).unwrap()
+}
+
+pub(crate) fn parse_pfx(der: &[u8], password: &SecretBytes) -> Result<Pfx> {
+    apart(|turn| content::parse_pfx(turn, der, password)).unwrap()
+}
+
+pub(crate) fn order<'a>(certificates: &[&'a [u8]], leaf: Leaf<'_>) -> Result<Chain<'a>> {
+    apart(|turn| content::order(turn, certificates, leaf)).unwrap()
 }
 
 pub(crate) fn convert_secret(value: &[u8], settings: &str) -> Result<Converted> {

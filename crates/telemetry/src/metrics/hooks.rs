@@ -1,6 +1,7 @@
 //! Metrics that are read when somebody scrapes, from code that this room must not depend on.
 
 use std::fmt;
+use std::time::Duration;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -17,6 +18,7 @@ pub(super) struct Hook {
 enum Read {
     Gauge(Box<dyn Fn() -> i64 + Send + Sync>),
     Counter(Box<dyn Fn() -> u64 + Send + Sync>),
+    Seconds(Box<dyn Fn() -> Duration + Send + Sync>),
 }
 
 impl Hook {
@@ -26,6 +28,14 @@ impl Hook {
         read: impl Fn() -> i64 + Send + Sync + 'static,
     ) -> Self {
         Self { name, help, read: Read::Gauge(Box::new(read)) }
+    }
+
+    pub(super) fn seconds(
+        name: &'static str,
+        help: &'static str,
+        read: impl Fn() -> Duration + Send + Sync + 'static,
+    ) -> Self {
+        Self { name, help, read: Read::Seconds(Box::new(read)) }
     }
 
     pub(super) fn counter(
@@ -43,6 +53,10 @@ impl Collector for Hook {
             Read::Gauge(read) => {
                 let metric = encoder.encode_descriptor(self.name, self.help, None, MetricType::Gauge)?;
                 ConstGauge::new(read()).encode(metric)
+            }
+            Read::Seconds(read) => {
+                let metric = encoder.encode_descriptor(self.name, self.help, None, MetricType::Gauge)?;
+                ConstGauge::new(read().as_secs_f64()).encode(metric)
             }
             Read::Counter(read) => {
                 let metric = encoder.encode_descriptor(self.name, self.help, None, MetricType::Counter)?;

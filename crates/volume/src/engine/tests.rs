@@ -7,6 +7,7 @@ use keyward_core::cloud::Cloud;
 use keyward_core::spec::{Context, parse_objects_text};
 use keyward_core::{Code, Provider, SecretView};
 use keyward_delivery::atomic::AtomicDirectory;
+use keyward_delivery::conversions::{Conversions, Settings};
 use keyward_test_support::{Kept as Recorder, ModelVault, TokioClock};
 
 use super::*;
@@ -19,6 +20,7 @@ struct World {
     parts: Parts,
     identity: Arc<IdentityKey>,
     rotation: tokio::task::JoinHandle<()>,
+    pool: Conversions,
 }
 
 impl World {
@@ -32,12 +34,22 @@ impl World {
         broker.attach(Arc::clone(&identity), Arc::clone(&vault) as Arc<dyn Provider>);
         let rotation = tokio::spawn(Arc::clone(&broker).run());
         let actor = Actor::Pod { namespace: "shop".into(), name: "web-0".into(), uid: "u-1".into() };
+        let pool = Conversions::new(Settings::new(None, Arc::clone(&clock)));
         Self {
             vault,
             recorder,
-            parts: Parts { broker, audit, observer, clock, actor, account: Account::unlimited() },
+            parts: Parts {
+                broker,
+                audit,
+                observer,
+                clock,
+                actor,
+                account: Account::unlimited(),
+                conversions: pool.payer("u-1"),
+            },
             identity,
             rotation,
+            pool,
         }
     }
 
@@ -193,4 +205,137 @@ async fn another_declaration_replaces_files_in_one_swap_and_reads_nothing_that_b
     let names: Vec<_> = engine.versions().into_iter().map(|(name, _)| name).collect();
     assert_eq!(names, ["b", "c"]);
     assert!(!place.path().join("a").exists() && place.path().join("c").exists());
+}
+
+/// Work of other pods that holds every place of the pool until it is dropped.
+async fn all_places(pool: &Conversions) -> Vec<std::sync::mpsc::Sender<()>> {
+    let mut held = Vec::new();
+    // At most four places; the fifth pod waits for one.
+    for pod in 0..5 {
+        let payer = pool.payer(&format!("other-{pod}"));
+        let (open, gate) = std::sync::mpsc::channel::<()>();
+        let (began, has_begun) = tokio::sync::oneshot::channel();
+        tokio::spawn(async move {
+            payer
+                .run(move |_| {
+                    let _ = began.send(());
+                    let _ = gate.recv();
+                })
+                .await
+        });
+        held.push(open);
+        // Whoever does not begin while the others work has found all places taken.
+        if tokio::time::timeout(Duration::from_millis(200), has_begun).await.is_err() {
+            break;
+        }
+    }
+    held
+}
+
+/// One thread runs this test: whatever it does while the loops convert, it does beside them.
+#[tokio::test]
+async fn eight_loops_over_an_old_version_leave_the_thread_to_others_and_convert_it_once() {
+    let world = World::new();
+    let old = world.vault.set("db", "b25l");
+    world.vault.set("db", "dHdv");
+    world.vault.set("plain", "value");
+    let mut engine = world.engine(&["db, decode: base64", "plain"]);
+    engine.ready().await;
+    assert!(engine.pass().await.missing.is_empty());
+    let converted = world.pool.converted();
+    let held = all_places(&world.pool).await;
+    let loops: Vec<_> = (0..8)
+        .map(|_| {
+            let (view, old) = (Arc::clone(engine.view()), old.to_string());
+            tokio::spawn(async move {
+                for _ in 0..20 {
+                    assert_eq!(
+                        view.version("db", &old).await.unwrap().value.as_ref().unwrap().expose(),
+                        b"one"
+                    );
+                }
+                view.refresh("db").await.unwrap();
+            })
+        })
+        .collect();
+    // Other volumes are published, looked up and refreshed meanwhile.
+    let mut other = world.engine(&["plain"]);
+    other.ready().await;
+    assert!(other.pass().await.missing.is_empty());
+    assert_eq!(other.view().refresh("plain").await.unwrap().value.as_ref().unwrap().expose(), b"value");
+    assert_eq!(engine.view().get("db").unwrap().value.as_ref().unwrap().expose(), b"two");
+    assert!(loops.iter().all(|one| !one.is_finished()), "they wait for their turn");
+    assert_eq!(world.pool.converted(), converted);
+    drop(held);
+    for one in loops {
+        one.await.unwrap();
+    }
+    assert_eq!(world.pool.converted(), converted + 1, "160 reads of one old version");
+}
+
+#[tokio::test]
+async fn an_object_with_a_thousand_aliases_is_converted_once() {
+    let world = World::new();
+    world.vault.set("db", "b25l");
+    let names: Vec<_> = (0..1000).map(|number| format!("db, name: a{number}, decode: base64")).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let mut engine = world.engine(&names);
+    engine.ready().await;
+    assert!(engine.pass().await.missing.is_empty());
+    assert_eq!(engine.view().get("a999").unwrap().value.as_ref().unwrap().expose(), b"one");
+    assert_eq!(world.pool.converted(), 1);
+}
+
+#[tokio::test]
+async fn a_pass_that_is_given_up_changes_nothing_and_the_next_one_delivers() {
+    let (place, world) = (directory(), World::new());
+    world.vault.set("db", "b25l");
+    let mut engine = world.engine(&["db, decode: base64"]);
+    engine.set_outputs(outputs(place.path()));
+    engine.ready().await;
+    let held = all_places(&world.pool).await;
+    tokio::select! {
+        biased;
+        _ = engine.pass() => panic!("all places are taken"),
+        () = std::future::ready(()) => {}
+    }
+    // Calls that wait for a conversion end with the volume.
+    let refresh = tokio::spawn({
+        let view = Arc::clone(engine.view());
+        async move { view.refresh("db").await.map(drop) }
+    });
+    tokio::task::yield_now().await;
+    drop(held);
+    let pass = engine.pass().await;
+    assert!(matches!(pass.wrote, Some(Committed::Swapped { files: 1, .. })));
+    assert_eq!(std::fs::read(place.path().join("db")).unwrap(), b"one");
+    refresh.await.unwrap().unwrap();
+    let held = all_places(&world.pool).await;
+    let old = world.vault.set("db", "dHdv");
+    let version = tokio::spawn({
+        let view = Arc::clone(engine.view());
+        async move { view.version("db", old.as_str()).await.map(drop) }
+    });
+    tokio::task::yield_now().await;
+    engine.view().close();
+    assert_eq!(version.await.unwrap().unwrap_err().code(), Code::ShuttingDown);
+    drop(held);
+}
+
+#[tokio::test]
+async fn what_was_tampered_with_is_written_again_without_a_conversion() {
+    let (place, world) = (directory(), World::new());
+    world.vault.set("db", "b25l");
+    let mut engine = world.engine(&["db, decode: base64"]);
+    assert!(engine.rewrite().await.is_none(), "nothing was delivered yet");
+    engine.ready().await;
+    engine.snapshot_tree().await;
+    engine.set_outputs(outputs(place.path()));
+    let held = all_places(&world.pool).await;
+    assert!(matches!(engine.deliver().await.wrote, Some(Committed::Swapped { files: 1, .. })));
+    std::fs::remove_file(place.path().join("..data")).unwrap();
+    engine.distrust().await;
+    assert!(matches!(engine.rewrite().await.unwrap().wrote, Some(Committed::Swapped { .. })));
+    assert_eq!(std::fs::read(place.path().join("db")).unwrap(), b"one");
+    drop(held);
 }

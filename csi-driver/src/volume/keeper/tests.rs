@@ -9,6 +9,7 @@ use keyward_core::audit::Unaudited;
 use keyward_core::config::node::{CsiDriverFacts, NodeConfig, parse};
 use keyward_core::observe::Silent;
 use keyward_core::{Clock, SecretView, SystemClock, UnixTime};
+use keyward_delivery::conversions::{self, Conversions};
 use keyward_egress::{Egress, EgressSettings};
 use keyward_emulator::{Emulator, Identity, Permission, Registration, TOKEN_EXCHANGE_AUDIENCE};
 use keyward_proto::csi::v1::volume_capability::{AccessType, MountVolume};
@@ -52,11 +53,16 @@ struct Rig {
     clock: Arc<Ahead>,
     view: Arc<View>,
     volume: Arc<Volume>,
+    pool: Conversions,
     _state: tempfile::TempDir,
 }
 
 impl Rig {
     async fn start() -> Self {
+        Self::start_with("[kv://shop/secrets/a]").await
+    }
+
+    async fn start_with(objects: &str) -> Self {
         let emulator = Emulator::builder().vault("shop").rate_limits(None).start().await.unwrap();
         let identity = emulator.identities().register(Registration::application());
         trust(&emulator, &identity);
@@ -69,7 +75,7 @@ impl Rig {
         let (node, broker) = node(&emulator, &config, &clock, state.path());
         tokio::spawn(broker.run());
 
-        let wanted = wanted(&emulator, &identity);
+        let wanted = wanted_with(&emulator, &identity, objects);
         let basis = Basis::of(&wanted);
         let plan = Plan::make(&basis, &wanted.pod, &config).unwrap();
         let tenant = node.identities.join(plan.way.settings(), &plan.cloud).unwrap();
@@ -90,6 +96,7 @@ impl Rig {
         let (volume, orders) =
             Volume::new(wanted.place.clone(), wanted.target.clone(), wanted.pod.clone(), root, presented);
         let teller = node.teller(&wanted.pod, "secrets", None, &wanted.target);
+        let pool = node.conversions.clone();
         let keeper = Keeper {
             node,
             volume: Arc::clone(&volume),
@@ -103,7 +110,7 @@ impl Rig {
             teller,
         };
         tokio::spawn(Box::new(keeper).run(orders));
-        Self { emulator, identity, clock, view, volume, _state: state }
+        Self { emulator, identity, clock, view, volume, pool, _state: state }
     }
 
     fn rotate(&self, value: &str) {
@@ -193,6 +200,7 @@ fn node(
         facts: Facts::new(stated, "csi.keyward.dev", || None).unwrap(),
         audit: Arc::new(Unaudited),
         observer: Arc::new(Silent),
+        conversions: Conversions::new(conversions::Settings::new(None, Arc::clone(&clock))),
         clock,
         health: Health::new(&[]),
         crowd: keyward_local_api::Crowd::new(),
@@ -203,6 +211,10 @@ fn node(
 
 /// A publish with a fresh token.
 fn wanted(emulator: &Emulator, identity: &Identity) -> Wanted {
+    wanted_with(emulator, identity, "[kv://shop/secrets/a]")
+}
+
+fn wanted_with(emulator: &Emulator, identity: &Identity, objects: &str) -> Wanted {
     let pod = Pod {
         namespace: "shop".to_owned(),
         name: "web-0".to_owned(),
@@ -226,7 +238,7 @@ fn wanted(emulator: &Emulator, identity: &Identity) -> Wanted {
         ("csi.storage.k8s.io/pod.namespace", &pod.namespace),
         ("csi.storage.k8s.io/pod.uid", UID),
         ("csi.storage.k8s.io/serviceAccount.name", "web"),
-        ("objects", "[kv://shop/secrets/a]"),
+        ("objects", objects),
         ("clientID", &identity.client_id),
         ("tenantID", emulator.tenant_id()),
     ];
@@ -295,4 +307,63 @@ async fn a_mounted_volume_that_kubelet_calls_for_is_not_swept_although_nothing_i
     let [running, gone] = ["running", "gone"].map(|name| Place::new(UID, name).unwrap());
     node.asked_for(&running);
     assert_eq!(node.abandoned(vec![running, gone.clone()]), [gone]);
+}
+
+/// Work of other pods that holds every place of a pool until it is dropped.
+struct Held(Vec<std::sync::mpsc::Sender<()>>);
+
+impl Held {
+    async fn all_places(pool: &Conversions) -> Self {
+        let mut held = Vec::new();
+        // At most four places; the fifth pod waits for one.
+        for pod in 0..5 {
+            let payer = pool.payer(&format!("other-{pod}"));
+            let (open, gate) = std::sync::mpsc::channel::<()>();
+            let (began, has_begun) = oneshot::channel();
+            tokio::spawn(async move {
+                payer
+                    .run(move |_| {
+                        let _ = began.send(());
+                        let _ = gate.recv();
+                    })
+                    .await
+            });
+            held.push(open);
+            // Whoever does not begin while the others work has found all places taken.
+            if timeout(Duration::from_millis(200), has_begun).await.is_err() {
+                break;
+            }
+        }
+        Self(held)
+    }
+}
+
+#[tokio::test]
+async fn a_volume_ends_at_once_while_its_conversion_waits_for_a_turn() {
+    let rig = Rig::start_with("[{from: kv://shop/secrets/a, key: ''}]").await;
+    rig.until("1", State::Fresh).await;
+    let held = Held::all_places(&rig.pool).await;
+    let converted = rig.pool.converted();
+    rig.rotate("2");
+    rig.read_upstream().await;
+    // The places are taken for as long as the test wants: only what does not wait for one can return.
+    rig.volume.stop().await;
+    assert_eq!(rig.pool.converted(), converted);
+    assert_eq!(rig.view.get("a").unwrap().value.as_ref().unwrap().expose(), b"1");
+    drop(held.0);
+}
+
+#[tokio::test]
+async fn a_volume_takes_credentials_along_and_repairs_files_while_its_conversion_waits_for_a_turn() {
+    let rig = Rig::start_with("[{from: kv://shop/secrets/a, key: ''}]").await;
+    rig.until("1", State::Fresh).await;
+    let held = Held::all_places(&rig.pool).await;
+    rig.rotate("2");
+    rig.read_upstream().await;
+    rig.volume.repair().await;
+    let fresh = wanted_with(&rig.emulator, &rig.identity, "[{from: kv://shop/secrets/a, key: ''}]");
+    rig.volume.present(Presented::of(&fresh, true).unwrap());
+    assert_eq!(rig.view.get("a").unwrap().value.as_ref().unwrap().expose(), b"1");
+    drop(held.0);
+    rig.until("2", State::Fresh).await;
 }

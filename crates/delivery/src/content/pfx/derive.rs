@@ -6,7 +6,8 @@ use zeroize::Zeroizing;
 
 use super::super::asn1::{INTEGER, OCTET_STRING, Reader, SEQUENCE, oid};
 use super::super::invalid;
-use super::{MAX_ITERATIONS, MAX_ITERATIONS_TOGETHER};
+use super::MAX_ITERATIONS;
+use crate::conversions::Turn;
 
 /// A password in the two ways that PKCS#12 uses it.
 pub(super) struct Password {
@@ -30,6 +31,11 @@ impl Password {
     }
 }
 
+/// Iterations between two looks at the time: a few milliseconds.
+const STEP: u32 = 4096;
+/// Iterations that are derived in one go by the library: some tens of milliseconds. What tools write has far fewer.
+const WHOLE: u32 = 50_000;
+
 /// What the key of a derivation is for (RFC 7292 appendix B.3).
 #[derive(Clone, Copy)]
 pub(super) enum Purpose {
@@ -40,13 +46,14 @@ pub(super) enum Purpose {
 
 /// Derives keys, and counts what it costs.
 pub(super) struct Derive<'a> {
+    turn: &'a Turn,
     password: &'a Password,
     left: u64,
 }
 
 impl<'a> Derive<'a> {
-    pub(super) fn new(password: &'a Password) -> Self {
-        Self { password, left: MAX_ITERATIONS_TOGETHER }
+    pub(super) fn new(turn: &'a Turn, password: &'a Password) -> Self {
+        Self { turn, password, left: MAX_ITERATIONS }
     }
 
     /// What is left of the file's iterations, for a second attempt with another password.
@@ -54,11 +61,13 @@ impl<'a> Derive<'a> {
         Self { password, ..self }
     }
 
-    /// Counts a derivation before it is done.
-    pub(super) fn spend(&mut self, iterations: u64) -> Result<NonZeroU32> {
-        self.left = self.left.checked_sub(iterations).filter(|_| iterations <= MAX_ITERATIONS).ok_or_else(|| {
+    /// Counts a derivation of `blocks` hash blocks before it is done.
+    pub(super) fn spend(&mut self, iterations: u64, blocks: usize) -> Result<NonZeroU32> {
+        let left = iterations.checked_mul(blocks as u64).and_then(|cost| self.left.checked_sub(cost));
+        self.left = left.ok_or_else(|| {
+            self.turn.refuse();
             invalid(format!(
-                "the key store asks for more key-derivation iterations than the {MAX_ITERATIONS} allowed; write it anew with fewer"
+                "the key store asks for more key-derivation iterations than the {MAX_ITERATIONS} allowed in one file; write it again with fewer"
             ))
         })?;
         u32::try_from(iterations)
@@ -76,7 +85,7 @@ impl<'a> Derive<'a> {
         purpose: Purpose,
         length: usize,
     ) -> Result<Zeroizing<Vec<u8>>> {
-        let iterations = self.spend(iterations)?.get();
+        let iterations = self.spend(iterations, length.div_ceil(hash.output_len()))?.get();
         let block = hash.block_len();
         let diversifier = vec![purpose as u8; block];
         let mut input =
@@ -90,7 +99,10 @@ impl<'a> Derive<'a> {
             context.update(&diversifier);
             context.update(&input);
             let mut link = context.finish();
-            for _ in 1..iterations {
+            for number in 1..iterations {
+                if number % STEP == 0 {
+                    self.turn.check()?;
+                }
                 link = digest::digest(hash, link.as_ref());
             }
             derived.extend_from_slice(link.as_ref());
@@ -114,22 +126,52 @@ impl<'a> Derive<'a> {
             Some(prf) => prf.inside().oid()?,
             None => oid::HMAC_SHA1,
         };
-        let prf = if prf == oid::HMAC_SHA1 {
-            pbkdf2::PBKDF2_HMAC_SHA1
+        let (prf, whole) = if prf == oid::HMAC_SHA1 {
+            (hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, pbkdf2::PBKDF2_HMAC_SHA1)
         } else if prf == oid::HMAC_SHA256 {
-            pbkdf2::PBKDF2_HMAC_SHA256
+            (hmac::HMAC_SHA256, pbkdf2::PBKDF2_HMAC_SHA256)
         } else if prf == oid::HMAC_SHA384 {
-            pbkdf2::PBKDF2_HMAC_SHA384
+            (hmac::HMAC_SHA384, pbkdf2::PBKDF2_HMAC_SHA384)
         } else if prf == oid::HMAC_SHA512 {
-            pbkdf2::PBKDF2_HMAC_SHA512
+            (hmac::HMAC_SHA512, pbkdf2::PBKDF2_HMAC_SHA512)
         } else {
             return Err(unsupported());
         };
-        let iterations = self.spend(iterations)?;
+        let iterations = self.spend(iterations, length.div_ceil(prf.digest_algorithm().output_len()))?;
+        self.turn.check()?;
         let mut key = Zeroizing::new(vec![0; length]);
-        pbkdf2::derive(prf, iterations, salt, &self.password.utf8, &mut key);
+        if iterations.get() <= WHOLE {
+            pbkdf2::derive(whole, iterations, salt, &self.password.utf8, &mut key);
+        } else {
+            self.in_steps(prf, salt, iterations.get(), &mut key)?;
+        }
         Ok(key)
     }
+
+    /// PBKDF2 (RFC 8018 §5.2) that can be interrupted, which the library's cannot.
+    fn in_steps(&self, prf: hmac::Algorithm, salt: &[u8], iterations: u32, key: &mut [u8]) -> Result<()> {
+        let hash = hmac::Key::new(prf, &self.password.utf8);
+        for (index, block) in (1u32..).zip(key.chunks_mut(prf.digest_algorithm().output_len())) {
+            let mut context = hmac::Context::with_key(&hash);
+            context.update(salt);
+            context.update(&index.to_be_bytes());
+            let mut link = context.sign();
+            add(block, link.as_ref());
+            for number in 1..iterations {
+                if number % STEP == 0 {
+                    self.turn.check()?;
+                }
+                link = hmac::sign(&hash, link.as_ref());
+                add(block, link.as_ref());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Adds without carrying.
+fn add(block: &mut [u8], link: &[u8]) {
+    block.iter_mut().zip(link).for_each(|(byte, other)| *byte ^= other);
 }
 
 /// Adds `link`, repeated to a block, plus one to every block of `input`.
@@ -163,4 +205,41 @@ pub(super) fn unsupported() -> Error {
     invalid(
         "the key store uses a cipher, derivation or digest that is not supported; write it anew with AES-256 and SHA-256",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::conversions::apart;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(6))]
+        /// The steps give what the library gives, for every hash and length in use.
+        #[test]
+        fn a_derivation_in_steps_gives_the_same_key(
+            password in "[a-z]{0,80}", salt in prop::collection::vec(any::<u8>(), 0..40), iterations in 1u32..9000,
+        ) {
+            let password = Password::new(&SecretBytes::copy_from(password.as_bytes())).unwrap();
+            let algorithms = [
+                (hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, pbkdf2::PBKDF2_HMAC_SHA1),
+                (hmac::HMAC_SHA256, pbkdf2::PBKDF2_HMAC_SHA256),
+                (hmac::HMAC_SHA384, pbkdf2::PBKDF2_HMAC_SHA384),
+                (hmac::HMAC_SHA512, pbkdf2::PBKDF2_HMAC_SHA512),
+            ];
+            for (prf, whole) in algorithms {
+                for length in [16, 24, 32] {
+                    let mut wanted = vec![0; length];
+                    let times = NonZeroU32::new(iterations).unwrap();
+                    pbkdf2::derive(whole, times, &salt, &password.utf8, &mut wanted);
+                    let mut made = vec![0; length];
+                    apart(|turn| Derive::new(turn, &password).in_steps(prf, &salt, iterations, &mut made))
+                        .unwrap()
+                        .unwrap();
+                    prop_assert_eq!(&made, &wanted);
+                }
+            }
+        }
+    }
 }

@@ -7,13 +7,14 @@ use super::super::{MAX_CONTENT, invalid};
 use super::cipher::{decrypt, undecipherable};
 use super::derive::{Derive, Password, Purpose, hash, unsupported};
 use super::{Pfx, PfxCertificate, PfxKey};
+use crate::conversions::Turn;
 
 /// Most bags of one file.
 const MAX_BAGS: usize = 256;
 /// Deepest nesting of bags in bags.
 const MAX_NESTING: usize = 4;
 
-pub(super) fn read(der: &[u8], password: &SecretBytes) -> Result<Pfx> {
+pub(super) fn read(turn: &Turn, der: &[u8], password: &SecretBytes) -> Result<Pfx> {
     if der.len() > MAX_CONTENT {
         return Err(invalid("the key store is too large"));
     }
@@ -30,7 +31,7 @@ pub(super) fn read(der: &[u8], password: &SecretBytes) -> Result<Pfx> {
 
     let given = Password::new(password)?;
     let absent = Password::absent();
-    let mut derive = Derive::new(&given);
+    let mut derive = Derive::new(turn, &given);
     let first = attempt(&safes, mac, &mut derive);
     if first.is_ok() || !password.is_empty() {
         return first;

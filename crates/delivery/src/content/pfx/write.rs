@@ -10,15 +10,24 @@ use super::super::asn1::{
 use super::super::salt::Salt;
 use super::cipher::encrypt;
 use super::derive::{Derive, Password, Purpose};
+use crate::conversions::Turn;
 
 /// As many as Java and Windows use by default. The password is as a rule empty or lies beside the file, so that more
 /// would cost start-up time and protect nothing.
 const ITERATIONS: u64 = 10_000;
 
+/// Iterations of the checksum, and of each encrypted part.
+#[derive(Clone, Copy)]
+pub(super) struct Cost {
+    pub(super) mac: u64,
+    pub(super) part: u64,
+}
+
 type Bytes = Zeroizing<Vec<u8>>;
 
 /// Writes one key and its chain, leaf first: AES-256-CBC under PBKDF2 with HMAC-SHA-256, and a SHA-256 MAC.
 pub(in crate::content) fn write(
+    turn: &Turn,
     name: &str,
     pkcs8: &[u8],
     chain: &[&[u8]],
@@ -28,21 +37,36 @@ pub(in crate::content) fn write(
     let password = password.unwrap_or(&empty);
     let leaf = chain.first().copied().unwrap_or_default();
     let salt = Salt::new(b"pfx", &[password.expose(), pkcs8, leaf]);
-    write_under(&Password::new(password)?, salt, name, pkcs8, chain)
+    write_under(turn, &Password::new(password)?, salt, name, pkcs8, chain)
 }
 
 pub(super) fn write_under(
+    turn: &Turn,
+    password: &Password,
+    salt: Salt,
+    name: &str,
+    pkcs8: &[u8],
+    chain: &[&[u8]],
+) -> Result<SecretBytes> {
+    let cost = Cost { mac: ITERATIONS, part: ITERATIONS };
+    write_with(turn, password, salt, name, pkcs8, chain, cost)
+}
+
+pub(super) fn write_with(
+    turn: &Turn,
     password: &Password,
     mut salt: Salt,
     name: &str,
     pkcs8: &[u8],
     chain: &[&[u8]],
+    cost: Cost,
 ) -> Result<SecretBytes> {
-    let mut derive = Derive::new(password);
+    // What is written has few iterations; the limit of a file is for what is read.
+    let derive = || Derive::new(turn, password);
     let leaf = chain.first().copied().unwrap_or_default();
 
     let attributes = attributes(name, leaf);
-    let (algorithm, cipher_text) = encrypted(pkcs8, &mut salt, &mut derive)?;
+    let (algorithm, cipher_text) = encrypted(pkcs8, &mut salt, cost.part, derive())?;
     let shrouded = sequence(&[&algorithm, &asn1::element(OCTET_STRING, &[&cipher_text])]);
     let keys = sequence(&[&bag(oid::KEY_BAG, &shrouded, &attributes)]);
 
@@ -58,7 +82,7 @@ pub(super) fn write_under(
         })
         .collect();
     let bags: Vec<&[u8]> = bags.iter().map(|bag| bag.as_slice()).collect();
-    let (algorithm, cipher_text) = encrypted(&sequence(&bags), &mut salt, &mut derive)?;
+    let (algorithm, cipher_text) = encrypted(&sequence(&bags), &mut salt, cost.part, derive())?;
     let certificates = sequence(&[
         &asn1::element(INTEGER, &[&[0]]),
         &sequence(&[
@@ -72,7 +96,7 @@ pub(super) fn write_under(
         &info(oid::ENCRYPTED_DATA, &certificates),
         &info(oid::DATA, &asn1::element(OCTET_STRING, &[&keys])),
     ]);
-    let mac = mac(&safes, &mut salt, &mut derive)?;
+    let mac = mac(&safes, &mut salt, cost.mac, derive())?;
     let pfx = sequence(&[
         &asn1::element(INTEGER, &[&[3]]),
         &info(oid::DATA, &asn1::element(OCTET_STRING, &[&safes])),
@@ -82,13 +106,13 @@ pub(super) fn write_under(
 }
 
 /// Encrypts with PBES2 and gives the AlgorithmIdentifier beside the cipher text.
-fn encrypted(plain: &[u8], salt: &mut Salt, derive: &mut Derive<'_>) -> Result<(Bytes, Vec<u8>)> {
+fn encrypted(plain: &[u8], salt: &mut Salt, times: u64, mut derive: Derive<'_>) -> Result<(Bytes, Vec<u8>)> {
     let (kdf_salt, iv) = (salt.take::<16>(), salt.take::<16>());
     let derivation = asn1::algorithm(
         oid::PBKDF2,
         &sequence(&[
             &asn1::element(OCTET_STRING, &[&kdf_salt]),
-            &iterations(),
+            &iterations(times),
             &asn1::algorithm(oid::HMAC_SHA256, &asn1::element(NULL, &[])),
         ]),
     );
@@ -97,15 +121,15 @@ fn encrypted(plain: &[u8], salt: &mut Salt, derive: &mut Derive<'_>) -> Result<(
     Ok((asn1::algorithm(oid::PBES2, &sequence(&[&derivation, &scheme])), encrypt(&key, iv, plain)?))
 }
 
-fn mac(safes: &[u8], salt: &mut Salt, derive: &mut Derive<'_>) -> Result<Bytes> {
+fn mac(safes: &[u8], salt: &mut Salt, times: u64, mut derive: Derive<'_>) -> Result<Bytes> {
     let salt = salt.take::<16>();
-    let key = derive.pkcs12(&SHA256, &salt, ITERATIONS, Purpose::Mac, 32)?;
+    let key = derive.pkcs12(&SHA256, &salt, times, Purpose::Mac, 32)?;
     let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &key), safes);
     let info = sequence(&[
         &asn1::algorithm(oid::SHA256, &asn1::element(NULL, &[])),
         &asn1::element(OCTET_STRING, &[tag.as_ref()]),
     ]);
-    Ok(sequence(&[&info, &asn1::element(OCTET_STRING, &[&salt]), &iterations()]))
+    Ok(sequence(&[&info, &asn1::element(OCTET_STRING, &[&salt]), &iterations(times)]))
 }
 
 /// The friendly name, and the leaf's SHA-1 as the id that binds key and leaf, as OpenSSL does it.
@@ -130,8 +154,8 @@ fn info(kind: &[u8], content: &[u8]) -> Bytes {
     sequence(&[&asn1::element(OID, &[kind]), &asn1::element(CONTEXT_0, &[content])])
 }
 
-fn iterations() -> Bytes {
-    asn1::unsigned(&ITERATIONS.to_be_bytes())
+fn iterations(times: u64) -> Bytes {
+    asn1::unsigned(&times.to_be_bytes())
 }
 
 fn sequence(parts: &[&[u8]]) -> Bytes {
