@@ -52,7 +52,7 @@ impl Node {
         let node = Arc::clone(self);
         // In a task of its own: a caller who goes away leaves nothing half done, and what was fetched stays for the
         // retry.
-        let work = tokio::spawn(async move { node.publish_guarded(wanted, end, &guard).await });
+        let work = tokio::spawn(async move { Box::pin(node.publish_guarded(wanted, end, &guard)).await });
         work.await.map_err(|_| Error::new(Code::Internal, "publish ended by a defect"))?
     }
 
