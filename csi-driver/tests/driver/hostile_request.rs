@@ -445,7 +445,7 @@ async fn volumes_whose_conversions_take_too_long_are_refused_while_others_are_pu
     node.configure(&format!("{QUIET}limits: {{conversionDeadline: 1s}}\n"));
     node.vault().set_secret("a", "1");
     for number in 0..40 {
-        node.vault().set_secret(&format!("costly-{number}"), &costly(number));
+        node.vault().set_secret(&format!("costly-{number}"), costly(number));
     }
     let driver = node.drive().await;
     let object = |n: usize| json!({"from": secret(&format!("costly-{n}")), "format": "pem"});
@@ -480,7 +480,7 @@ async fn a_publish_that_converts_is_given_up_when_its_pod_goes() {
     let Some(node) = Node::start(BINARY).await else { return };
     node.configure(QUIET);
     for number in 0..40 {
-        node.vault().set_secret(&format!("costly-{number}"), &costly(number));
+        node.vault().set_secret(&format!("costly-{number}"), costly(number));
     }
     let driver = node.drive().await;
     let object = |n: usize| json!({"from": secret(&format!("costly-{n}")), "format": "pem"});
