@@ -87,7 +87,7 @@ fn main() -> ExitCode {
     match result {
         Ok(Some(0)) => ExitCode::SUCCESS,
         Ok(Some(count)) => {
-            note(&format!("{count} attackers did harm"));
+            note(&format!("{count} attackers did harm or could not be tried"));
             ExitCode::FAILURE
         }
         Ok(None) => {
@@ -123,6 +123,8 @@ async fn all(options: &Options) -> Outcome<Option<usize>> {
         }
         harmful += usize::from(build == "now" && !why.is_empty());
     };
+    // Trials that could not be held: the others are held all the same.
+    let mut failed = Vec::new();
     let node: Vec<_> = attacks::NODE.iter().filter(|one| is_meant(one.name)).collect();
     if !node.is_empty() {
         report::head(&Figure::NODE);
@@ -130,10 +132,11 @@ async fn all(options: &Options) -> Outcome<Option<usize>> {
     for attack in node {
         for (build, path) in &builds {
             let trial = node::run(&path.join("keyward-csi-driver"), attack, size).await;
-            let Some(trial) = trial.map_err(|error| format!("{}, {build}: {error}", attack.name))? else {
-                return Ok(None);
-            };
-            harm(attack.name, build, &Figure::NODE, &trial);
+            match trial {
+                Ok(Some(trial)) => harm(attack.name, build, &Figure::NODE, &trial),
+                Ok(None) => return Ok(None),
+                Err(error) => failed.push(format!("{}, {build}: {error}", attack.name)),
+            }
         }
     }
     let injector: Vec<_> = attacks::INJECTOR.iter().filter(|one| is_meant(one.name)).collect();
@@ -144,11 +147,14 @@ async fn all(options: &Options) -> Outcome<Option<usize>> {
     for attack in injector {
         for (build, path) in &builds {
             let trial = injector::run(&path.join("keyward-injector"), attack, size).await;
-            let trial = trial.map_err(|error| format!("{}, {build}: {error}", attack.name))?;
-            harm(attack.name, build, &Figure::INJECTOR, &trial);
+            match trial {
+                Ok(trial) => harm(attack.name, build, &Figure::INJECTOR, &trial),
+                Err(error) => failed.push(format!("{}, {build}: {error}", attack.name)),
+            }
         }
     }
-    Ok(Some(harmful))
+    failed.iter().for_each(|failure| note(&format!("not tried: {failure}")));
+    Ok(Some(harmful + failed.len()))
 }
 
 /// Whatever goes wrong with the suite itself ends it with a sentence.

@@ -129,7 +129,7 @@ async fn hold<T, F: Future<Output = Outcome<T>>>(turns: &Turns, most: usize, con
 }
 
 pub(super) async fn silent_tls(webhook: Webhook, turns: Arc<Turns>) -> Outcome<()> {
-    let webhook = &webhook;
+    let webhook = &webhook.for_a_stranger();
     turns
         .each(|| {
             hold(&turns, 512, |number| async move {
@@ -142,16 +142,19 @@ pub(super) async fn silent_tls(webhook: Webhook, turns: Arc<Turns>) -> Outcome<(
 }
 
 pub(super) async fn silent_tcp(webhook: Webhook, turns: Arc<Turns>) -> Outcome<()> {
+    let webhook = webhook.for_a_stranger();
     turns.each(|| hold(&turns, 1_000, |_| webhook.tcp())).await;
     Ok(())
 }
 
 pub(super) async fn idle_admin(webhook: Webhook, turns: Arc<Turns>) -> Outcome<()> {
+    let webhook = webhook.for_a_stranger();
     turns.each(|| hold(&turns, 64, |_| webhook.admin_tcp())).await;
     Ok(())
 }
 
 pub(super) async fn slow_bodies(webhook: Webhook, turns: Arc<Turns>) -> Outcome<()> {
+    let webhook = webhook.for_a_stranger();
     let path = webhook.path();
     turns
         .each(|| async {
@@ -178,6 +181,7 @@ pub(super) async fn slow_bodies(webhook: Webhook, turns: Arc<Turns>) -> Outcome<
 }
 
 pub(super) async fn strangers(webhook: Webhook, turns: Arc<Turns>) -> Outcome<()> {
+    let webhook = webhook.for_a_stranger();
     let mut pod = good();
     pod["metadata"]["annotations"]["keyward.dev/config"] = json!("anything");
     let body = review("kube-system", &pod);
@@ -186,6 +190,7 @@ pub(super) async fn strangers(webhook: Webhook, turns: Arc<Turns>) -> Outcome<()
 }
 
 pub(super) async fn handshakes(webhook: Webhook, turns: Arc<Turns>) -> Outcome<()> {
+    let webhook = webhook.for_a_stranger();
     turns
         .each(|| async {
             let loops = (0..8).map(|_| async {
@@ -202,6 +207,7 @@ pub(super) async fn handshakes(webhook: Webhook, turns: Arc<Turns>) -> Outcome<(
 }
 
 pub(super) async fn unread_reviews(webhook: Webhook, turns: Arc<Turns>) -> Outcome<()> {
+    let webhook = webhook.for_a_stranger();
     let mut pod = good();
     for number in 0..200 {
         pod["metadata"]["annotations"][format!("keyward.dev/secret-{number}")] =

@@ -1,4 +1,4 @@
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use rustls_pki_types::{CertificateDer, ServerName};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsConnector;
 
@@ -28,6 +28,8 @@ use crate::program::{Line, Program};
 const NAMESPACE: &str = "keyward-system";
 /// The chart's limit.
 const LIMIT: u64 = 64 << 20;
+/// The address of a pod that means ill.
+const STRANGER: Ipv4Addr = Ipv4Addr::new(127, 66, 0, 2);
 /// What the API server waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -38,6 +40,8 @@ pub(crate) type Client = SendRequest<Full<Bytes>>;
 #[derive(Clone)]
 pub(crate) struct Webhook {
     inner: Arc<Inner>,
+    /// Whose connections these are: the API server's and kubelet's, or a stranger's.
+    from: Ipv4Addr,
 }
 
 struct Inner {
@@ -77,7 +81,13 @@ impl Webhook {
         );
         let place = tempfile::Builder::new().prefix("kwh-").tempdir()?;
         api.write_kubeconfig(&place.path().join("kubeconfig"));
-        Ok(Self { inner: Arc::new(Inner { api, place, listen: free()?, admin: free()? }) })
+        let inner = Inner { api, place, listen: free()?, admin: free()? };
+        Ok(Self { inner: Arc::new(inner), from: Ipv4Addr::LOCALHOST })
+    }
+
+    /// The same as a pod on the network sees it, which has an address of its own.
+    pub(crate) fn for_a_stranger(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner), from: STRANGER }
     }
 
     fn log(&self) -> PathBuf {
@@ -146,11 +156,17 @@ impl Webhook {
     }
 
     pub(crate) async fn tcp(&self) -> Outcome<TcpStream> {
-        Ok(timeout(PATIENCE, TcpStream::connect(self.inner.listen)).await??)
+        self.connect(self.inner.listen).await
     }
 
     pub(crate) async fn admin_tcp(&self) -> Outcome<TcpStream> {
-        Ok(timeout(PATIENCE, TcpStream::connect(self.inner.admin)).await??)
+        self.connect(self.inner.admin).await
+    }
+
+    async fn connect(&self, to: SocketAddr) -> Outcome<TcpStream> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((self.from, 0).into())?;
+        Ok(timeout(PATIENCE, socket.connect(to)).await??)
     }
 
     /// A TLS connection of a client that offers these protocols.

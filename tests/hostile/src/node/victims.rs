@@ -114,7 +114,13 @@ impl Victims {
             let (objects, source) = declaration(number);
             let pod = field.node().pod(&format!("peaceful-{number}"));
             let volume = field.node().volume_of(&pod, &objects, &[("grpc", "true")]);
-            field.node().publish(&volume).await?;
+            let end = Instant::now() + PATIENCE;
+            while let Err(status) = field.node().publish(&volume).await {
+                if Instant::now() > end {
+                    return Err(format!("a peaceful pod did not start: {}", status.message()).into());
+                }
+                sleep(LOOK).await;
+            }
             let told = Arc::<AtomicUsize>::default();
             let watching = Watching {
                 told: Arc::clone(&told),
