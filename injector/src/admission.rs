@@ -14,6 +14,8 @@ use keyward_core::{Code, Error, Result};
 use serde_json::Value;
 
 pub use annotations::{INJECT, KNOWN as ANNOTATIONS, STATUS};
+pub use containers::OURS;
+pub(crate) use containers::member;
 use pod::Pod;
 use wish::Wish;
 
@@ -37,6 +39,8 @@ pub struct Facts {
     pub tenant_id: Option<String>,
     /// `config.yaml` of the ConfigMap.
     pub config: Option<String>,
+    /// Whether who asks has sent the ConfigMap too, so that mistakes in it may be quoted.
+    pub config_is_askers: bool,
     /// Whether init containers may go on running (`restartPolicy: Always`).
     pub native_sidecars: bool,
     /// Trust anchors that every sidecar is given, PEM.
@@ -77,11 +81,15 @@ impl std::fmt::Debug for Decision {
     }
 }
 
-/// What to look up for a pod; `None` for one that gets no container of ours.
+/// What to look up for a pod; `None` for one that gets no container of ours, or is about to be refused.
 #[must_use]
-pub fn needs(pod: &Value, injection: &Injection) -> Option<Needs> {
+pub fn needs(pod: &Value, namespace: &str, injection: &Injection) -> Option<Needs> {
     let pod = Pod(pod);
-    if !annotations::opted_in(pod) || annotations::skipped(pod).is_some() {
+    if injection.excludes(namespace)
+        || checks::annotations(pod).is_err()
+        || !annotations::opted_in(pod)
+        || annotations::skipped(pod).is_some()
+    {
         return None;
     }
     let via = annotations::via(pod).unwrap_or(injection.via);
@@ -104,9 +112,10 @@ pub fn needs(pod: &Value, injection: &Injection) -> Option<Needs> {
 /// `KW_NODE_IDENTITY_REFUSED` or `KW_POD_UNSUPPORTED`, with what to change.
 pub fn decide(pod: &Value, namespace: &str, injection: &Injection, facts: &Facts) -> Result<Decision> {
     let view = Pod(pod);
-    if !annotations::opted_in(view) {
+    if injection.excludes(namespace) || !annotations::opted_in(view) {
         return Ok(Decision::Untouched);
     }
+    checks::annotations(view)?;
     if let Some(reason) = annotations::skipped(view) {
         let mut patched = pod.clone();
         containers::annotate(&mut patched, STATUS, &format!("skipped: {reason}"));

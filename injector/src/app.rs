@@ -3,18 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyward_core::config::injector::{Certificates, InjectorConfig};
+use keyward_core::config::injector::{CertificateSource, Certificates, InjectorConfig};
 use keyward_core::{Clock, Code, Error, Result, SystemClock};
 use keyward_kubernetes::{Cluster, ClusterSettings};
 use keyward_telemetry::health::{Condition, Health};
 use keyward_telemetry::signals::{Arrived, Signals};
 use keyward_telemetry::stall::Stalls;
 use keyward_telemetry::{Metrics, admin, setup as telemetry};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::certificates::{FileKeeper, Keeper, Names, Serving};
+use crate::certificates::{FileKeeper, Keeper, Names, Own, Serving};
 use crate::counts::Counts;
 use crate::lookups::{self, Lookups};
+use crate::paths::Paths;
+use crate::probe::Probes;
 use crate::server::{Ending, Server};
 use crate::webhook::Webhook;
 
@@ -26,6 +29,8 @@ const LINGER: Duration = Duration::from_secs(4);
 const FINISH: Duration = Duration::from_secs(8);
 /// How often the process shows that it is alive.
 const BEAT: Duration = Duration::from_secs(15);
+/// After which time without that it counts as hung.
+const PATIENCE: Duration = Duration::from_secs(45);
 
 /// Serves until a signal.
 ///
@@ -47,11 +52,14 @@ pub(crate) async fn run(config: InjectorConfig, stalls: Stalls) -> Result<()> {
 
     let cluster = Cluster::connect(&cluster_settings(), Arc::clone(&clock)).await?;
     let serving = Arc::new(Serving::default());
-    let keeping = keep(&config.certificates, &cluster, &serving, &clock, &health)?;
+    let paths = Arc::new(Paths::default());
+    let mut keeping = keep(&config.certificates, &cluster, (&serving, &paths), &clock, &health)?;
     let lookups = Lookups::new(cluster);
-    let webhook = Arc::new(Webhook { injection: config.injection, lookups, counts });
-    let server = Server::bind(config.listen, serving, webhook).await?;
-    tracing::info!(address = %server.address()?, "listening");
+    let webhook = Arc::new(Webhook::new(config.injection, lookups, counts, paths));
+    let server = Server::bind(config.listen, Arc::clone(&serving), webhook).await?;
+    let address = server.address()?;
+    keeping.spawn(Probes::bind(address.port(), serving)?.serve());
+    tracing::info!(%address, "listening");
     let stop = CancellationToken::new();
     if let Some(address) = config.admin {
         let admin = admin::Admin::bind(address, health.clone(), metrics).await?;
@@ -62,7 +70,7 @@ pub(crate) async fn run(config: InjectorConfig, stalls: Stalls) -> Result<()> {
     let ending = Ending { begins: begins.clone(), linger: LINGER, finish: FINISH };
     let serving = tokio::spawn(server.serve(ending));
 
-    let heartbeat = health.watch("supervisor", 3 * BEAT);
+    let heartbeat = health.watch("supervisor", PATIENCE);
     let mut tick = tokio::time::interval(BEAT);
     loop {
         tokio::select! {
@@ -70,14 +78,14 @@ pub(crate) async fn run(config: InjectorConfig, stalls: Stalls) -> Result<()> {
                 Arrived::Stop => break,
                 Arrived::Reload => tracing::info!("settings are read at start; the chart starts new pods when they change"),
             },
-            _ = tick.tick() => heartbeat.beat(3 * BEAT),
+            _ = tick.tick() => heartbeat.beat(PATIENCE),
         }
     }
     tracing::info!("stopping once every question is answered");
     health.drain();
     begins.cancel();
     let ended = serving.await;
-    keeping.abort();
+    keeping.shutdown().await;
     heartbeat.end();
     stop.cancel();
     ended.map_err(|_| Error::new(Code::Internal, "the server ended by a defect"))
@@ -90,32 +98,40 @@ fn cluster_settings() -> ClusterSettings {
     }
 }
 
+/// Starts what keeps the certificate and the paths.
 fn keep(
     certificates: &Certificates,
     cluster: &Cluster,
-    serving: &Arc<Serving>,
+    (serving, paths): (&Arc<Serving>, &Arc<Paths>),
     clock: &Arc<dyn Clock>,
     health: &Health,
-) -> Result<tokio::task::JoinHandle<()>> {
-    let serving = Arc::clone(serving);
-    let health = health.clone();
-    let is_well = move |well| health.set(Condition::Certificate, well);
-    Ok(match certificates {
-        Certificates::Files { directory } => {
-            tokio::spawn(FileKeeper { directory: directory.clone(), serving }.run(is_well))
+) -> Result<JoinSet<()>> {
+    let look = {
+        let (serving, paths, health) = (Arc::clone(serving), Arc::clone(paths), health.clone());
+        move || health.set(Condition::Certificate, serving.is_there() && paths.is_there())
+    };
+    let mut keeping = JoinSet::new();
+    let certificate = match &certificates.source {
+        CertificateSource::OwnCa { service } => Some(Own {
+            serving: Arc::clone(serving),
+            dns: vec![format!("{service}.{}.svc", certificates.namespace)],
+        }),
+        CertificateSource::Files { directory } => {
+            let keeper = FileKeeper { directory: directory.clone(), serving: Arc::clone(serving) };
+            keeping.spawn(keeper.run(look.clone()));
+            None
         }
-        Certificates::OwnCa { namespace, secret, service, webhook, lease } => {
-            let names = Names {
-                secret: secret.clone(),
-                webhook: webhook.clone(),
-                lease: lease.clone(),
-                dns: vec![format!("{service}.{namespace}.svc")],
-                replica: replica(),
-            };
-            let objects = cluster.own_objects(namespace)?;
-            tokio::spawn(Keeper { objects, names, serving, clock: Arc::clone(clock) }.run(is_well))
-        }
-    })
+    };
+    let names = Names {
+        secret: certificates.secret.clone(),
+        webhook: certificates.webhook.clone(),
+        lease: certificates.lease.clone(),
+        replica: replica(),
+    };
+    let objects = cluster.own_objects(&certificates.namespace)?;
+    let (paths, clock) = (Arc::clone(paths), Arc::clone(clock));
+    keeping.spawn(Keeper { objects, names, certificate, paths, clock }.run(look));
+    Ok(keeping)
 }
 
 /// A pod's name is its host name; a suffix keeps a restarted container apart from its former self.

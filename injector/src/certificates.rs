@@ -18,7 +18,8 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 pub(crate) use files::FileKeeper;
-pub(crate) use keeper::{Keeper, Names};
+pub(crate) use keeper::{Keeper, Names, Own};
+pub(crate) use material::Data;
 
 /// The certificate that handshakes get, exchanged while the server runs.
 #[derive(Default)]

@@ -4,7 +4,7 @@ use keyward_core::config::injector::{Injection, NativeSidecars};
 use keyward_core::{Code, Error, Result, document};
 use serde_json::{Value, json};
 
-use crate::admission::{self, Decision, Facts, Needs};
+use crate::admission::{self, Decision, Facts, Needs, member};
 
 /// Where a workload's manifest has the template of its pods.
 const TEMPLATES: &[(&str, &str)] = &[
@@ -53,12 +53,12 @@ fn one(object: &Value, all: &[Value], injection: &Injection) -> Option<Explained
         let (_, template) = TEMPLATES.iter().find(|(known, _)| *known == kind)?;
         let mut pod = object.pointer(template)?.clone();
         // As controllers ask for pods.
-        pod["apiVersion"] = json!("v1");
-        pod["kind"] = json!("Pod");
+        *member(&mut pod, "apiVersion") = json!("v1");
+        *member(&mut pod, "kind") = json!("Pod");
         pod
     };
     let namespace = text("/metadata/namespace").unwrap_or("default");
-    let needs = admission::needs(&pod, injection);
+    let needs = admission::needs(&pod, namespace, injection);
     let facts = needs.map(|needs| facts(&needs, namespace, all, injection)).unwrap_or_default();
     let decision = admission::decide(&pod, namespace, injection, &facts);
     Some(Explained {
@@ -87,6 +87,7 @@ fn facts(needs: &Needs, namespace: &str, all: &[Value], injection: &Injection) -
             .and_then(|map| map.pointer("/data/config.yaml"))
             .and_then(Value::as_str)
             .map(str::to_owned),
+        config_is_askers: true,
         native_sidecars: injection.native_sidecars != NativeSidecars::Never,
         extra_roots: crate::lookups::extra_roots(&injection.tls).ok().flatten(),
     }

@@ -3,7 +3,22 @@
 //!
 //! A question walks `server` (TLS) → `review` (the API server's words) → `lookups` (what a decision needs) →
 //! [`admission`] (the decision, a pure function) → `review` again (a JSON Patch). `certificates` keeps what the server
-//! shows and the API server trusts in step.
+//! shows and the API server trusts in step, and the paths at which it asks.
+
+// Every module here handles what pods' authors, the API server or a stranger's connection sent. A panic ends the process,
+// for all pods of the cluster: there is none. Each exception says why it is none.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
 
 pub mod admission;
 mod app;
@@ -12,9 +27,12 @@ mod certificates;
 mod counts;
 pub mod explain;
 mod lookups;
+mod paths;
+mod places;
 mod probe;
 pub mod review;
 mod server;
+mod text;
 mod webhook;
 
 use std::ffi::OsString;
@@ -82,7 +100,7 @@ fn print_explained(manifest: &Path, injection: &Injection) -> Result<()> {
         told.push_str(&format!("# {}: ", explained.of));
         match explained.decision {
             Ok(Decision::Untouched) => {
-                told.push_str("untouched, it has neither label nor annotation keyward.dev/inject\n");
+                told.push_str("untouched, it has neither label nor annotation keyward.dev/inject, or its namespace is excluded\n");
             }
             Ok(Decision::Skipped { reason, .. }) => told.push_str(&format!("skipped, {reason}\n")),
             Ok(Decision::Injected { pod, summary, warnings }) => {

@@ -59,6 +59,7 @@ impl Lookups {
             client_id: account.client_id,
             tenant_id: account.tenant_id,
             config,
+            config_is_askers: false,
             native_sidecars,
             extra_roots: extra_roots(&injection.tls)?,
         })

@@ -114,8 +114,7 @@ fn the_patch_makes_the_decided_pod_and_touches_nothing_of_the_applications_comma
             else {
                 continue;
             };
-            let patch: json_patch::Patch =
-                serde_json::from_value(review::patch(&explained.pod, pod)).unwrap();
+            let patch = review::patch(explained.pod.clone(), pod);
             let mut patched = explained.pod.clone();
             json_patch::patch(&mut patched, &patch).unwrap();
             assert_eq!(&patched, pod);

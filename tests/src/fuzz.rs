@@ -10,6 +10,7 @@ use keyward_core::spec::{Context, FilePath, parse_objects_text};
 use keyward_core::{ObjectRef, SecretBytes, Version, VersionInfo, config};
 use keyward_csi_driver::protocol::{Place, REPLY, REQUEST, Reply, Request};
 use keyward_injector::admission::{self, Decision, Facts};
+use keyward_injector::review;
 
 /// A fuzz target: its name, which is its corpus folder, and what it does with an input.
 pub type Target = (&'static str, fn(&[u8]));
@@ -286,26 +287,31 @@ pub fn registration_call(data: &[u8]) {
 /// A question of the API server is answered, and the patch makes the pod that was decided; looked at again, that pod is
 /// left as it is.
 pub fn admission_review(data: &[u8]) {
-    let Ok(request) = keyward_injector::review::read(data) else { return };
+    let Ok(question) = review::read(data) else { return };
+    if question.check_size().is_err() {
+        return;
+    }
+    let object = review::object(data).expect("what is a question has an object");
     let injection =
         config::injector::parse(b"image: k:1\ncertificates: {namespace: k}\n").expect("a configuration");
     let injection = injection.injection;
+    let _ = admission::needs(&object, &question.namespace, &injection);
     let facts = Facts {
         client_id: Some("11111111-1111-1111-1111-111111111111".to_owned()),
         tenant_id: Some("22222222-2222-2222-2222-222222222222".to_owned()),
         native_sidecars: true,
+        // Where a ConfigMap is asked for, the question itself is one.
+        config: std::str::from_utf8(data).ok().map(str::to_owned),
         ..Facts::default()
     };
-    let decision = admission::decide(&request.object, &request.namespace, &injection, &facts);
-    let answer = keyward_injector::review::answer(&request, &decision);
-    assert_eq!(answer["response"]["uid"], request.uid.as_str());
+    let decision = admission::decide(&object, &question.namespace, &injection, &facts);
+    let answer = review::answer(&question, object.clone(), &decision);
+    assert_eq!(answer["response"]["uid"], question.uid.as_str());
     let Ok(Decision::Injected { pod, .. }) = decision else { return };
-    let patch =
-        serde_json::from_value::<json_patch::Patch>(keyward_injector::review::patch(&request.object, &pod));
-    let mut patched = request.object.clone();
-    json_patch::patch(&mut patched, &patch.expect("a patch")).expect("the patch applies");
+    let mut patched = object.clone();
+    json_patch::patch(&mut patched, &review::patch(object, &pod)).expect("the patch applies");
     assert!(patched == pod, "the patch makes another pod");
-    match admission::decide(&pod, &request.namespace, &injection, &facts) {
+    match admission::decide(&pod, &question.namespace, &injection, &facts) {
         Ok(Decision::Injected { pod: again, .. }) => assert!(again == pod, "a second look changes the pod"),
         other => panic!("a pod that was injected is then {other:?}"),
     }

@@ -52,6 +52,12 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- if eq .Values.injector.certificates.mode "certManager" }}true{{ end -}}
 {{- end -}}
 
+{{/* The Secret that the injector keeps: the webhook's path, and the certificate where that is its own. cert-manager has
+     one of its own for the certificate. */}}
+{{- define "keyward.injector.secret" -}}
+{{- if include "keyward.injector.certManager" . }}keyward-injector-path{{ else }}keyward-injector-tls{{ end -}}
+{{- end -}}
+
 {{/* "true" where the API server knows match conditions, without which an annotation cannot opt in. */}}
 {{- define "keyward.injector.byAnnotation" -}}
 {{- if and .Values.injector.byAnnotation (semverCompare ">=1.28.0-0" .Capabilities.KubeVersion.Version) }}true{{ end -}}
@@ -68,11 +74,12 @@ matchExpressions:
   {{- end }}
 {{- end -}}
 
-{{/* What all entries of the webhook configuration have in common. There is no caBundle here: the injector, or
-     cert-manager, keeps it, and an upgrade leaves it. */}}
+{{/* What all entries of the webhook configuration have in common. There is neither caBundle nor path here: the injector
+     keeps both (cert-manager the first, where it makes the certificate), and an upgrade leaves them. The path is what
+     tells the API server apart from everybody else, so that it must not stand in a chart. */}}
 {{- define "keyward.injector.hook" -}}
 clientConfig:
-  service: {namespace: {{ .Release.Namespace }}, name: keyward-injector, path: /mutate, port: 443}
+  service: {namespace: {{ .Release.Namespace }}, name: keyward-injector, port: 443}
 admissionReviewVersions: [v1]
 rules:
   - {apiGroups: [""], apiVersions: [v1], resources: [pods], operations: [CREATE], scope: Namespaced}
@@ -96,12 +103,15 @@ timeoutSeconds: {{ int .Values.injector.timeoutSeconds }}
   "driverName" .Values.driver.name -}}
 {{- with .Values.injector.adminPort }}{{ $_ := set $config "admin" (dict "listen" (printf "0.0.0.0:%d" (int .))) }}{{ end -}}
 {{- if .Values.extraRoots }}{{ $_ := set $config "tls" (dict "extraRootsFile" "/etc/keyward/ca.pem") }}{{ end -}}
+{{- $_ := set $config "excludedNamespaces" (prepend .Values.injector.excludedNamespaces .Release.Namespace | uniq | sortAlpha) -}}
+{{- $certificates := dict "namespace" .Release.Namespace "secret" (include "keyward.injector.secret" .)
+  "webhook" "keyward-injector" "lease" "keyward-injector" -}}
 {{- if include "keyward.injector.certManager" . -}}
-{{- $_ := set $config "certificates" (dict "mode" "files" "directory" "/etc/keyward-tls") -}}
+{{- $_ := merge $certificates (dict "mode" "files" "directory" "/etc/keyward-tls") -}}
 {{- else -}}
-{{- $_ := set $config "certificates" (dict "mode" "own" "namespace" .Release.Namespace "secret" "keyward-injector-tls"
-  "service" "keyward-injector" "webhook" "keyward-injector" "lease" "keyward-injector") -}}
+{{- $_ := merge $certificates (dict "mode" "own" "service" "keyward-injector") -}}
 {{- end -}}
+{{- $_ := set $config "certificates" $certificates -}}
 {{- toYaml (mergeOverwrite $config (deepCopy .Values.injector.config)) -}}
 {{- end -}}
 

@@ -46,6 +46,6 @@ pub use cluster::{Cluster, ClusterSettings};
 pub use driver_object::{DriverFacts, DriverObject, DriverState};
 pub use lookups::Version;
 pub use node::Taints;
-pub use own::{Change, OwnObjects, OwnSecret};
+pub use own::{Change, OwnObjects, OwnSecret, Told};
 pub use reporter::{ObjectVersion, Outcome, PodRef, Report, Reporter, ReporterStats};
 pub use service_account::ServiceAccountFacts;

@@ -1,5 +1,5 @@
 //! The injector's own objects: the Secret with its certificate, the Lease that says who renews it, and the webhook
-//! configuration that tells the API server whom to trust. All three are made by the chart; here they are read and
+//! configuration that tells the API server where to ask and whom to trust. All three are made by the chart; here they are read and
 //! changed, each change on the condition that nobody else made one meanwhile.
 
 use std::collections::BTreeMap;
@@ -27,6 +27,15 @@ pub enum Change {
     Done,
     /// Someone else changed the object first: read again.
     Overtaken,
+}
+
+/// What the API server is told about a webhook.
+#[derive(Clone, Copy)]
+pub struct Told<'a> {
+    /// Whom to trust, PEM; `None` where someone else says so.
+    pub bundle: Option<&'a [u8]>,
+    /// The path to ask at, which is a secret between the API server and the injector.
+    pub path: &'a str,
 }
 
 /// A Secret as it was read.
@@ -138,33 +147,33 @@ impl OwnObjects {
         Ok(())
     }
 
-    /// Makes every entry of a MutatingWebhookConfiguration trust exactly `bundle` (PEM). Nothing is written when they do
+    /// Makes every entry of a MutatingWebhookConfiguration say exactly what `told` says. Nothing is written when they do
     /// already.
     ///
     /// # Errors
     /// As [`OwnObjects::secret`], of MutatingWebhookConfigurations.
-    pub async fn trust(&self, webhook: &str, bundle: &[u8]) -> Result<Change> {
+    pub async fn tell(&self, webhook: &str, told: Told<'_>) -> Result<Change> {
         names::check("webhook configuration", webhook)?;
         let group = "admissionregistration.k8s.io";
         let path = format!("/apis/{group}/v1/mutatingwebhookconfigurations/{webhook}");
         let ask = Ask { verb: "get", resource: "mutatingwebhookconfigurations", group };
-        let mut configuration: Value = self.api.get(ask, &path, PATIENCE).await?;
-        let bundle = json!(STANDARD.encode(bundle));
-        let mut webhooks = configuration["webhooks"].take();
+        let configuration: Configuration = self.api.get(ask, &path, PATIENCE).await?;
+        let mut webhooks = configuration.webhooks;
         let mut differs = false;
-        for entry in webhooks.as_array_mut().into_iter().flatten() {
-            if let Some(client) = entry.get_mut("clientConfig").and_then(Value::as_object_mut)
-                && client.get("caBundle") != Some(&bundle)
-            {
-                client.insert("caBundle".to_owned(), bundle.clone());
-                differs = true;
+        for entry in &mut webhooks {
+            let Some(client) = entry.get_mut("clientConfig").and_then(Value::as_object_mut) else { continue };
+            if let Some(bundle) = told.bundle {
+                differs |= set(client, "caBundle", STANDARD.encode(bundle));
+            }
+            if let Some(service) = client.get_mut("service").and_then(Value::as_object_mut) {
+                differs |= set(service, "path", told.path.to_owned());
             }
         }
         if !differs {
             return Ok(Change::Done);
         }
         // A merge patch replaces a list as a whole, so it is sent as it was read, and only if it still is what was read.
-        let version = configuration["metadata"]["resourceVersion"].take();
+        let version = configuration.metadata.resource_version;
         let body = json!({"metadata": {"resourceVersion": version}, "webhooks": webhooks});
         let ask = Ask { verb: "patch", ..ask };
         changed(self.api.patch(ask, &path, &body, PATIENCE).await)
@@ -182,6 +191,24 @@ fn changed(result: std::result::Result<Value, Failure>) -> Result<Change> {
         Err(failure) if failure.is_conflict() => Ok(Change::Overtaken),
         Err(failure) => Err(failure.into()),
     }
+}
+
+/// Sets a text of a mapping; whether it was another before.
+fn set(map: &mut serde_json::Map<String, Value>, key: &str, value: String) -> bool {
+    let value = Value::String(value);
+    if map.get(key) == Some(&value) {
+        return false;
+    }
+    map.insert(key.to_owned(), value);
+    true
+}
+
+/// A MutatingWebhookConfiguration. Its entries are raw JSON, so that what we do not know survives.
+#[derive(Deserialize)]
+struct Configuration {
+    metadata: Metadata,
+    #[serde(default)]
+    webhooks: Vec<Value>,
 }
 
 #[derive(Deserialize)]
@@ -217,7 +244,8 @@ impl LeaseSpec {
                 let renewed =
                     self.renew_time.as_deref().and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
                 let lasts = time::Duration::seconds(self.lease_duration_seconds.unwrap_or(0).into());
-                renewed.is_none_or(|renewed| renewed + lasts <= now)
+                // A moment that is out of range never comes, and is as good as none.
+                renewed.and_then(|renewed| renewed.checked_add(lasts)).is_none_or(|until| until <= now)
             }
         }
     }
@@ -242,5 +270,6 @@ mod tests {
         assert!(!held("them", "2026-11-26T12:00:00.500000Z").is_free_for("us", now));
         assert!(held("them", "2026-11-26T12:00:00.000000Z").is_free_for("us", now));
         assert!(held("them", "never").is_free_for("us", now));
+        assert!(held("them", "9999-12-31T23:59:59Z").is_free_for("us", now), "no such moment");
     }
 }

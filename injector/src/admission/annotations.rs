@@ -57,6 +57,10 @@ pub const KNOWN: &[&str] = &[
 pub(super) const SIDECAR_ONLY: &[&str] =
     &[IDENTITY, CONFIG, ADMIN_LISTEN, POSITION, REQUESTS_CPU, REQUESTS_MEMORY, LIMITS_CPU, LIMITS_MEMORY];
 
+/// The most that all annotations of an object may hold, keys and values, bytes (kubernetes.io, "Annotations":
+/// TotalAnnotationSizeLimitB). The API server looks at this only after us.
+pub(super) const LARGEST: usize = 256 * 1024;
+
 /// Whether the pod asks: by the label, or where it has no such label by the annotation.
 pub(super) fn opted_in(pod: Pod<'_>) -> bool {
     match pod.label(INJECT) {

@@ -3,15 +3,39 @@
 use keyward_core::config::injector::{Injection, Via};
 use keyward_core::{Code, Error, Result};
 
-use super::annotations::{MOUNT_PATH, was_injected};
+use super::annotations::{CONFIG, LARGEST, MOUNT_PATH, was_injected};
 use super::containers::OURS;
 use super::csi::VOLUME;
 use super::pod::{Pod, name};
-use super::sidecar::{PRIVATE_PATHS, VOLUMES};
+use super::sidecar::{FILES, PRIVATE_PATHS, VOLUMES};
 use super::wish::Wish;
+use crate::text::cut;
+
+/// Longest name in a warning, bytes.
+const LONGEST_NAME: usize = 40;
+/// Most warnings: no answer carries more.
+const MOST_WARNINGS: usize = 16;
 
 fn unsupported(message: impl Into<String>) -> Error {
     Error::new(Code::PodUnsupported, message.into())
+}
+
+/// What Kubernetes itself would refuse later, and what would cost much to read before.
+///
+/// # Errors
+/// `KW_ANNOTATION_INVALID` with the limit.
+pub(super) fn annotations(pod: Pod<'_>) -> Result<()> {
+    let sizes = pod.annotations().map(|(key, value)| key.len().saturating_add(value.len()));
+    if sizes.fold(0, usize::saturating_add) <= LARGEST {
+        return Ok(());
+    }
+    Err(Error::new(
+        Code::AnnotationInvalid,
+        format!(
+            "the annotations have more than the {LARGEST} bytes that Kubernetes allows: name the objects in a ConfigMap \
+             by {CONFIG}"
+        ),
+    ))
 }
 
 /// Whether the pod can be given what it asks for.
@@ -40,8 +64,15 @@ fn windows(pod: Pod<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Names that are ours, in a pod that we have not touched yet.
+/// Names that are ours, in a pod that we have not touched yet; in one that we have, each is there once.
 fn names(pod: Pod<'_>, wish: &Wish) -> Result<()> {
+    for ours in OURS {
+        for list in [pod.containers(), pod.init_containers()] {
+            if list.iter().filter(|container| name(container) == *ours).nth(1).is_some() {
+                return Err(unsupported(format!("the pod has two containers named {ours}: remove one")));
+            }
+        }
+    }
     if was_injected(pod) {
         return Ok(());
     }
@@ -97,16 +128,18 @@ fn overlaps(one: &str, other: &str) -> bool {
 /// What works, but not as its author may think.
 pub(super) fn warnings(pod: Pod<'_>, wish: &Wish) -> Vec<String> {
     let mut warnings = Vec::new();
-    let ours = if wish.via == Via::Csi { VOLUME } else { VOLUMES[0] };
+    let ours = if wish.via == Via::Csi { VOLUME } else { FILES };
     for container in pod.containers().iter().chain(pod.init_containers()) {
         let mounts = container.get("volumeMounts").and_then(|mounts| mounts.as_array());
         for mount in mounts.into_iter().flatten().filter(|mount| name(mount) == ours) {
             if mount.get("subPath").is_some() || mount.get("subPathExpr").is_some() {
-                let mut name = name(container).to_owned();
-                name.truncate(40);
+                let name = cut(name(container), LONGEST_NAME);
                 warnings.push(format!(
                     "container {name}: a subPath of {ours} never sees a rotation; mount it whole"
                 ));
+                if warnings.len() == MOST_WARNINGS {
+                    return warnings;
+                }
             }
         }
     }

@@ -8,18 +8,28 @@ use super::wish::Wish;
 
 /// The list at `/spec/<key>`, made when it is missing.
 pub(super) fn list<'a>(pod: &'a mut Value, key: &str) -> &'a mut Vec<Value> {
-    let place = member(member(pod, "spec"), key);
-    if !place.is_array() {
-        *place = Value::Array(Vec::new());
-    }
-    place.as_array_mut().expect("it was made an array")
+    array(member(member(pod, "spec"), key))
 }
 
-fn member<'a>(value: &'a mut Value, key: &str) -> &'a mut Value {
+/// `value` as a list; what is none becomes an empty one.
+#[expect(clippy::unreachable, reason = "what is no list was made one in the line before")]
+fn array(value: &mut Value) -> &mut Vec<Value> {
+    if !value.is_array() {
+        *value = Value::Array(Vec::new());
+    }
+    let Value::Array(items) = value else { unreachable!() };
+    items
+}
+
+/// The entry of a mapping, null if it is new; what is no mapping becomes an empty one first. Unlike an index, this never
+/// panics.
+#[expect(clippy::unreachable, reason = "what is no mapping was made one in the line before")]
+pub(crate) fn member<'a>(value: &'a mut Value, key: &str) -> &'a mut Value {
     if !value.is_object() {
         *value = Value::Object(Map::new());
     }
-    value.as_object_mut().expect("it was made an object").entry(key).or_insert(Value::Null)
+    let Value::Object(map) = value else { unreachable!() };
+    map.entry(key).or_insert(Value::Null)
 }
 
 pub(super) fn annotate(pod: &mut Value, key: &str, value: &str) {
@@ -53,19 +63,15 @@ pub(super) fn mount(pod: &mut Value, wish: &Wish, volume: &str, path: &str) {
     }
 }
 
-/// The containers that we add.
+/// The container that goes on running.
 pub(super) const SIDECAR: &str = "keyward-sidecar";
 /// The init container that writes the files once.
 pub(super) const INIT: &str = "keyward-init";
-/// Both.
-pub(super) const OURS: &[&str] = &[SIDECAR, INIT];
+/// Names of the containers that we add.
+pub const OURS: &[&str] = &[SIDECAR, INIT];
 
 fn mount_in(container: &mut Value, volume: &str, path: &str) {
-    let mounts = member(container, "volumeMounts");
-    if !mounts.is_array() {
-        *mounts = Value::Array(Vec::new());
-    }
-    let mounts = mounts.as_array_mut().expect("it was made an array");
+    let mounts = array(member(container, "volumeMounts"));
     // One of the author's own, with another place or a subPath, is enough.
     if !mounts.iter().any(|there| name(there) == volume) {
         mounts.push(json!({"name": volume, "mountPath": path, "readOnly": true}));

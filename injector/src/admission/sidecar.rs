@@ -10,14 +10,14 @@ use keyward_core::{Code, Error, Result};
 use serde_json::{Value, json};
 
 use super::Facts;
-use super::containers::{INIT, SIDECAR, add_volume, list, mount};
+use super::containers::{INIT, SIDECAR, add_volume, list, member, mount};
 use super::pod::{Pod, is_mesh, name};
 use super::wish::Wish;
 use user::User;
 
 /// The volumes that we add: files, socket, state, token, configuration.
 pub(super) const VOLUMES: &[&str] = &[FILES, API, STATE, TOKEN, CONFIG];
-const FILES: &str = "keyward-files";
+pub(super) const FILES: &str = "keyward-files";
 const API: &str = "keyward-api";
 const STATE: &str = "keyward-state";
 const TOKEN: &str = "keyward-token";
@@ -46,8 +46,11 @@ pub(super) fn add(
     let identity = identity::of(view, namespace, wish, injection, facts)?;
     let config = flags::config(wish, injection, facts)?;
     let objects = config.as_ref().map_or(&wish.objects, |config| &config.objects);
-    notify::check(objects, view, &user)?;
-    user.check(objects)?;
+    let fits = notify::check(objects, view, &user).and_then(|()| user.check(objects));
+    fits.map_err(|error| match &wish.config_map {
+        Some(map) => flags::of_map(map, facts, &error),
+        None => error,
+    })?;
     let flags = flags::of(wish, injection, facts, &identity, &user);
     let ends = view.ends();
     let uses_token = !identity.managed;
@@ -144,11 +147,12 @@ fn container(
         "resources": {"requests": wish.requests, "limits": wish.limits},
         "volumeMounts": mounts,
     });
+    let mut put = |key: &str, value: Value| *member(&mut container, key) = value;
     if let Some(policy) = &injection.image_pull_policy {
-        container["imagePullPolicy"] = json!(policy);
+        put("imagePullPolicy", json!(policy));
     }
     if role == Role::Native {
-        container["restartPolicy"] = json!("Always");
+        put("restartPolicy", json!("Always"));
     }
     if !once {
         // The application starts once this succeeds. The probe itself waits for the moment, so that no second is lost;
@@ -159,10 +163,10 @@ fn container(
             "timeoutSeconds": 10,
             "failureThreshold": 360,
         });
-        container["startupProbe"] = probe;
+        put("startupProbe", probe);
     }
     if !once && let Some(listen) = wish.admin_listen {
-        container["ports"] = json!([{"name": "keyward-admin", "containerPort": listen.port()}]);
+        put("ports", json!([{"name": "keyward-admin", "containerPort": listen.port()}]));
     }
     container
 }
@@ -176,7 +180,7 @@ fn insert(pod: &mut Value, ours: Value, position: Position) {
     let index = match position {
         Position::First => 0,
         Position::Last => containers.len(),
-        Position::Auto => containers.iter().rposition(is_mesh).map_or(0, |mesh| mesh + 1),
+        Position::Auto => containers.iter().rposition(is_mesh).map_or(0, |mesh| mesh.saturating_add(1)),
     };
     containers.insert(index, ours);
 }
@@ -190,7 +194,7 @@ fn share_processes(pod: &mut Value) -> Result<()> {
              shareProcessNamespace: true; or use keyward.dev/via: init",
         ));
     }
-    pod["spec"]["shareProcessNamespace"] = json!(true);
+    *member(member(pod, "spec"), "shareProcessNamespace") = json!(true);
     Ok(())
 }
 

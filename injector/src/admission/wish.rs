@@ -1,6 +1,6 @@
 //! What a pod's annotations ask for, checked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use keyward_core::config::injector::{Injection, Position, Via, is_quantity};
@@ -14,6 +14,9 @@ use super::annotations::{
     TENANT_ID, VIA, VIAS,
 };
 use super::pod::Pod;
+
+/// How many mistakes of one kind are named.
+const MOST_NAMED: usize = 16;
 
 /// The pod's wishes.
 #[derive(Debug)]
@@ -159,9 +162,8 @@ fn objects_text(pod: Pod<'_>, via: Via, mistakes: &Mistakes) -> String {
         .collect();
     lines.sort();
     match pod.annotation(OBJECTS) {
-        Some(_) if !lines.is_empty() => {
-            mistakes
-                .note(OBJECTS, format!("stands beside {SECRET}{}: write all objects one way", lines[0].0));
+        Some(_) if let Some((first, _)) = lines.first() => {
+            mistakes.note(OBJECTS, format!("stands beside {SECRET}{first}: write all objects one way"));
             String::new()
         }
         Some(text) if text.trim().is_empty() => {
@@ -230,12 +232,20 @@ fn in_annotations(pod: Pod<'_>, message: &str) -> String {
     }
     let mut names: Vec<_> = pod.annotations().filter_map(|(key, _)| key.strip_prefix(SECRET)).collect();
     names.sort_unstable();
-    names.iter().enumerate().fold(message.to_owned(), |text, (index, name)| {
-        let parts = [(".from", SECRET), (".file", FILE), (".mode", MODE), (".notify", NOTIFY), ("", SECRET)];
-        parts.iter().fold(text, |text, (part, prefix)| {
-            text.replace(&format!("objects[{index}]{part}"), &format!("{prefix}{name}"))
-        })
-    })
+    let parts = [(".from", SECRET), (".file", FILE), (".mode", MODE), (".notify", NOTIFY), ("", SECRET)];
+    let mut pieces = message.split("objects[");
+    let mut text = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let found = piece.split_once(']').and_then(|(index, rest)| {
+            let name = names.get(index.parse::<usize>().ok()?)?;
+            parts.iter().find_map(|(part, prefix)| Some((*prefix, *name, rest.strip_prefix(part)?)))
+        });
+        match found {
+            Some((prefix, name, rest)) => text.extend([prefix, name, rest]),
+            None => text.extend(["objects[", piece]),
+        }
+    }
+    text
 }
 
 fn choice<T: Copy>(pod: Pod<'_>, key: &str, choices: &[(&str, T)], mistakes: &Mistakes) -> Option<T> {
@@ -295,17 +305,17 @@ fn mount_path(pod: Pod<'_>, injection: &Injection, mistakes: &Mistakes) -> Strin
 
 fn containers(pod: Pod<'_>, mistakes: &Mistakes) -> Vec<String> {
     let Some(list) = pod.annotation(CONTAINERS) else { return Vec::new() };
-    let names: Vec<String> =
-        list.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect();
+    let names: BTreeSet<&str> = list.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+    let mut names: Vec<String> = names.into_iter().map(str::to_owned).collect();
     if names.is_empty() {
         mistakes.note(CONTAINERS, "names no container");
     }
-    for name in &names {
-        let there = pod.containers().iter().chain(pod.init_containers()).any(|c| super::pod::name(c) == name);
-        if !there {
-            mistakes.note(CONTAINERS, format!("names {name}, which the pod does not have"));
-        }
+    let all: BTreeSet<&str> =
+        pod.containers().iter().chain(pod.init_containers()).map(super::pod::name).collect();
+    for name in names.iter().filter(|name| !all.contains(name.as_str())).take(MOST_NAMED) {
+        mistakes.note(CONTAINERS, format!("names {name}, which the pod does not have"));
     }
+    names.retain(|name| all.contains(name.as_str()));
     names
 }
 

@@ -21,14 +21,14 @@ pub(crate) struct FileKeeper {
 }
 
 impl FileKeeper {
-    /// Works for ever; `is_well` hears after each round whether there is a certificate.
-    pub(crate) async fn run(self, is_well: impl Fn(bool) + Send) {
+    /// Works for ever; `look` is called after each round.
+    pub(crate) async fn run(self, look: impl Fn() + Send) {
         let mut in_use: Option<[Zeroizing<Vec<u8>>; 2]> = None;
         let mut complained = false;
         loop {
             match self.read() {
                 Ok(pair) if in_use.as_ref() == Some(&pair) => {}
-                Ok(pair) => match self.serving.exchange(&pair[0], &pair[1]) {
+                Ok(pair) => match self.exchange(&pair) {
                     Ok(()) => {
                         tracing::info!(directory = %self.directory.display(), "serving with the certificate of the files");
                         in_use = Some(pair);
@@ -39,9 +39,13 @@ impl FileKeeper {
                 },
                 Err(error) => complain(&mut complained, &error),
             }
-            is_well(self.serving.is_there());
+            look();
             tokio::time::sleep(if in_use.is_some() { EVERY } else { Duration::from_secs(1) }).await;
         }
+    }
+
+    fn exchange(&self, [chain, key]: &[Zeroizing<Vec<u8>>; 2]) -> Result<()> {
+        self.serving.exchange(chain, key)
     }
 
     fn read(&self) -> Result<[Zeroizing<Vec<u8>>; 2]> {

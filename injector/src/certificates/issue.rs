@@ -57,8 +57,8 @@ fn serving(
     let key = KeyPair::generate().map_err(defect)?;
     let mut params = CertificateParams::new(names.to_vec()).map_err(defect)?;
     params.distinguished_name = common_name("keyward-injector");
-    params.not_before = now - BACKDATED;
-    params.not_after = now + SERVING;
+    params.not_before = now.saturating_sub(BACKDATED);
+    params.not_after = now.saturating_add(SERVING);
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params.use_authority_key_identifier_extension = true;
@@ -72,8 +72,8 @@ fn authority(now: OffsetDateTime) -> CertificateParams {
     let mut params = CertificateParams::default();
     // Of its own name, so that chains are found by it.
     params.distinguished_name = common_name(&format!("keyward-injector-ca {}", now.unix_timestamp()));
-    params.not_before = now - BACKDATED;
-    params.not_after = now + AUTHORITY;
+    params.not_before = now.saturating_sub(BACKDATED);
+    params.not_after = now.saturating_add(AUTHORITY);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
     params

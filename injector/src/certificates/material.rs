@@ -20,7 +20,7 @@ pub(super) const CERTIFICATE: &str = "tls.crt";
 pub(super) const KEY: &str = "tls.key";
 
 /// Contents of a Secret.
-pub(super) type Data = BTreeMap<String, Zeroizing<Vec<u8>>>;
+pub(crate) type Data = BTreeMap<String, Zeroizing<Vec<u8>>>;
 
 /// The certificates of a Secret, and whether their keys are there.
 #[derive(Debug, Default)]

@@ -43,13 +43,16 @@ pub(super) fn next(material: &Material, names: &[String], now: OffsetDateTime) -
         (Some(authority), None) if authority.until <= now => Step::Everything,
         (Some(_), None) => Step::Serving,
         (Some(authority), Some(serving)) => {
-            let spread = made(authority) + SPREAD <= now;
+            let spread = made(authority).saturating_add(SPREAD) <= now;
             let from_newest = material.issuer() == Some(0);
             if wants_renewal(authority, now) {
                 Step::Authority
             } else if spread && (!from_newest || wants_renewal(serving, now)) {
                 Step::Serving
-            } else if from_newest && material.authorities.len() > 1 && made(serving) + OVERLAP <= now {
+            } else if from_newest
+                && material.authorities.len() > 1
+                && made(serving).saturating_add(OVERLAP) <= now
+            {
                 Step::Forget
             } else {
                 Step::Nothing
@@ -59,11 +62,13 @@ pub(super) fn next(material: &Material, names: &[String], now: OffsetDateTime) -
 }
 
 fn made(certificate: &Certificate) -> OffsetDateTime {
-    certificate.from + BACKDATED
+    certificate.from.saturating_add(BACKDATED)
 }
 
 fn wants_renewal(certificate: &Certificate, now: OffsetDateTime) -> bool {
-    now >= certificate.until - (certificate.until - certificate.from) / 3
+    // Whole seconds of validity; a certificate that ends before it begins is due.
+    let seconds = certificate.until.unix_timestamp().saturating_sub(certificate.from.unix_timestamp());
+    now >= certificate.until.saturating_sub(Duration::seconds(seconds.div_euclid(3)))
 }
 
 #[cfg(test)]

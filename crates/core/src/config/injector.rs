@@ -63,6 +63,16 @@ pub struct Injection {
     pub rotation: Rotation,
     /// Who may use a managed identity from a sidecar.
     pub managed_identity: Vec<ManagedIdentity>,
+    /// Namespaces whose pods are left alone, whatever they ask for; the injector's own is always among them.
+    pub excluded_namespaces: Vec<String>,
+}
+
+impl Injection {
+    /// Whether pods of `namespace` are left alone.
+    #[must_use]
+    pub fn excludes(&self, namespace: &str) -> bool {
+        self.excluded_namespaces.iter().any(|excluded| excluded == namespace)
+    }
 }
 
 /// How a pod gets its secrets.
@@ -109,21 +119,29 @@ pub struct ManagedIdentity {
     pub client_id: Option<String>,
 }
 
+/// Where the webhook's serving certificate comes from, and where what the API server is told is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certificates {
+    /// The certificate.
+    pub source: CertificateSource,
+    /// The injector's own namespace.
+    pub namespace: String,
+    /// The Secret with the webhook's path and, where the certificate is the injector's own, with that.
+    pub secret: String,
+    /// The MutatingWebhookConfiguration whose path, and whose `caBundle` where the certificate is the injector's own, is
+    /// kept current.
+    pub webhook: String,
+    /// The Lease that decides which replica renews.
+    pub lease: String,
+}
+
 /// Where the webhook's serving certificate comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Certificates {
-    /// A CA and a certificate of our own, kept in a Secret, and told to the API server by `caBundle`.
+pub enum CertificateSource {
+    /// A CA and a certificate of our own, kept in the Secret, and told to the API server by `caBundle`.
     OwnCa {
-        /// The injector's own namespace.
-        namespace: String,
-        /// The Secret.
-        secret: String,
         /// The Service, whose name the certificate carries.
         service: String,
-        /// The MutatingWebhookConfiguration whose `caBundle` is kept current.
-        webhook: String,
-        /// The Lease that decides which replica renews.
-        lease: String,
     },
     /// Files that someone else renews, such as cert-manager: `tls.crt` and `tls.key` below this directory.
     Files {

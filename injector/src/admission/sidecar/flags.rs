@@ -11,6 +11,7 @@ use super::identity::Identity;
 use super::user::User;
 use super::{API_PATH, CONFIG_PATH, Facts, STATE_PATH, TOKEN_PATH};
 use crate::admission::annotations::CONFIG;
+use crate::admission::containers::member;
 use crate::admission::wish::Wish;
 
 /// Sections of a configuration that a pod's author may write; the rest is the administrator's, or follows from the pod.
@@ -24,8 +25,7 @@ const OF_THE_AUTHORS_FILES: &[&str] = &["mode", "uid", "gid"];
 /// `KW_CONFIG_INVALID` with every mistake, or with the settings that are not the author's to make.
 pub(super) fn config(wish: &Wish, injection: &Injection, facts: &Facts) -> Result<Option<Config>> {
     let Some(map) = &wish.config_map else { return Ok(None) };
-    let in_map =
-        |message: &str| Error::new(Code::ConfigInvalid, format!("ConfigMap {map}, config.yaml: {message}"));
+    let in_map = |message: &str| of_map(map, facts, &Error::new(Code::ConfigInvalid, message));
     let Some(text) = &facts.config else {
         return Err(Error::new(
             Code::ConfigInvalid,
@@ -54,6 +54,17 @@ pub(super) fn config(wish: &Wish, injection: &Injection, facts: &Facts) -> Resul
         ));
     }
     Ok(Some(config))
+}
+
+/// A mistake in the ConfigMap `map`. Who asks for a pod may not be one who may read it, so that nothing of it is repeated
+/// unless it came with the pod.
+pub(super) fn of_map(map: &str, facts: &Facts, error: &Error) -> Error {
+    let what = if facts.config_is_askers {
+        error.message()
+    } else {
+        "it is not one that this pod can use; keyward-injector --explain shows why, of the pod and the ConfigMap in one file"
+    };
+    Error::new(error.code(), format!("ConfigMap {map}, config.yaml: {what}"))
 }
 
 fn not_yours(key: &str) -> String {
@@ -155,7 +166,7 @@ fn vaults(injection: &Injection) -> String {
             "verifyChallengeResource": vault.verify_challenge_resource,
         });
         if let Some(address) = vault.address {
-            entry["address"] = json!(address.to_string());
+            *member(&mut entry, "address") = json!(address.to_string());
         }
         entry
     });

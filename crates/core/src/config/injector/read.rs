@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use super::{
-    Certificates, Injection, InjectorConfig, ManagedIdentity, NativeSidecars, Position, Via, is_quantity,
+    CertificateSource, Certificates, Injection, InjectorConfig, ManagedIdentity, NativeSidecars, Position,
+    Via, is_quantity,
 };
 use crate::Result;
 use crate::config::read::local::{log, rotation};
@@ -56,7 +57,8 @@ fn read(mut fields: Fields<'_>, mistakes: &Mistakes) -> Option<InjectorConfig> {
         }
     };
     let log = log(fields.section("log"));
-    let injection = injection(&mut fields, mistakes);
+    let own = certificates.as_ref().map_or("", |certificates| certificates.namespace.as_str());
+    let injection = injection(&mut fields, own, mistakes);
     fields.finish();
     Some(InjectorConfig { listen, admin, certificates: certificates?, log, injection: injection? })
 }
@@ -68,14 +70,10 @@ fn address(text: &str, example: &str) -> std::result::Result<SocketAddr, String>
 fn certificates(mut fields: Fields<'_>) -> Option<Certificates> {
     let files = fields.choice("mode", &[("own", false), ("files", true)]).unwrap_or_default();
     let mut named = |key: &'static str, default: &str| {
-        let name = fields.parsed(key, object_name);
-        if files && fields.has(key) {
-            fields.mistake(key, "is for mode: own");
-        }
-        name.unwrap_or_else(|| default.to_owned())
+        fields.parsed(key, object_name).unwrap_or_else(|| default.to_owned())
     };
     let namespace = named("namespace", "");
-    let secret = named("secret", "keyward-injector-tls");
+    let secret = named("secret", if files { "keyward-injector-path" } else { "keyward-injector-tls" });
     let service = named("service", "keyward-injector");
     let webhook = named("webhook", "keyward-injector");
     let lease = named("lease", "keyward-injector");
@@ -83,19 +81,24 @@ fn certificates(mut fields: Fields<'_>) -> Option<Certificates> {
     match (files, &directory) {
         (true, None) if !fields.has("directory") => fields.mistake("directory", "is missing"),
         (false, Some(_)) => fields.mistake("directory", "is for mode: files"),
-        (false, None) if namespace.is_empty() && !fields.has("namespace") => {
-            fields.mistake("namespace", "is missing: the injector's own namespace");
-        }
         _ => {}
     }
-    fields.finish();
-    if files {
-        return Some(Certificates::Files { directory: directory? });
+    if files && fields.has("service") {
+        fields.mistake("service", "is for mode: own");
     }
-    Some(Certificates::OwnCa { namespace, secret, service, webhook, lease })
+    if namespace.is_empty() && !fields.has("namespace") {
+        fields.mistake("namespace", "is missing: the injector's own namespace");
+    }
+    fields.finish();
+    let source = if files {
+        CertificateSource::Files { directory: directory? }
+    } else {
+        CertificateSource::OwnCa { service }
+    };
+    Some(Certificates { source, namespace, secret, webhook, lease })
 }
 
-fn injection(fields: &mut Fields<'_>, mistakes: &Mistakes) -> Option<Injection> {
+fn injection(fields: &mut Fields<'_>, own_namespace: &str, mistakes: &Mistakes) -> Option<Injection> {
     let via = fields
         .choice("via", &[("sidecar", Via::Sidecar), ("init", Via::Init), ("csi", Via::Csi)])
         .unwrap_or(Via::Sidecar);
@@ -130,6 +133,7 @@ fn injection(fields: &mut Fields<'_>, mistakes: &Mistakes) -> Option<Injection> 
     let tls = fields.section("tls").map(|fields| tls(fields, mistakes)).unwrap_or_default();
     let rotation = rotation(fields.section("rotation"));
     let managed_identity = managed_identity(fields, mistakes);
+    let excluded_namespaces = excluded_namespaces(fields, own_namespace, mistakes);
     if image.is_empty() && via != Via::Csi && !fields.has("image") {
         fields.mistake("image", "is missing: sidecars and init containers need one; or say via: csi");
     }
@@ -150,7 +154,25 @@ fn injection(fields: &mut Fields<'_>, mistakes: &Mistakes) -> Option<Injection> 
         tls,
         rotation,
         managed_identity,
+        excluded_namespaces,
     })
+}
+
+/// Those that are listed, else kube-system; our own in any case.
+fn excluded_namespaces(fields: &mut Fields<'_>, own: &str, mistakes: &Mistakes) -> Vec<String> {
+    let mut all = if fields.has("excludedNamespaces") { Vec::new() } else { vec!["kube-system".to_owned()] };
+    for (index, item) in fields.list("excludedNamespaces").iter().enumerate() {
+        match item.as_str().map_or_else(|| Err("must be a text".to_owned()), object_name) {
+            Ok(name) => all.push(name),
+            Err(message) => mistakes.note(format!("excludedNamespaces[{index}]"), message),
+        }
+    }
+    if !own.is_empty() {
+        all.push(own.to_owned());
+    }
+    all.sort_unstable();
+    all.dedup();
+    all
 }
 
 fn image(text: &str) -> std::result::Result<String, String> {
@@ -244,12 +266,26 @@ mod tests {
     }
 
     #[test]
+    fn the_own_namespace_and_kube_system_are_excluded_unless_others_are_listed() {
+        let excluded =
+            |more: &str| parse(format!("{SMALLEST}{more}").as_bytes()).unwrap().injection.excluded_namespaces;
+        assert_eq!(excluded(""), ["keyward-system", "kube-system"]);
+        assert_eq!(excluded("excludedNamespaces: [b, a, b]\n"), ["a", "b", "keyward-system"]);
+        assert_eq!(excluded("excludedNamespaces: []\n"), ["keyward-system"]);
+        let files = "certificates: {mode: files, namespace: ks, directory: /etc/tls}\nvia: csi\n";
+        let config = parse(files.as_bytes()).unwrap();
+        assert!(config.injection.excludes("ks") && !config.injection.excludes("shop"));
+        assert_eq!(config.certificates.secret, "keyward-injector-path");
+    }
+
+    #[test]
     fn every_setting_of_the_reference_is_taken_from_document_and_flag() {
         for Setting { path, example, .. } in SETTINGS {
             let mut overrides = vec![(*path, *example)];
             let mut document = SMALLEST;
             if matches!(*path, "certificates.mode" | "certificates.directory") {
-                document = "certificates: {mode: files, directory: /etc/tls}\nimage: keyward:1\n";
+                document =
+                    "certificates: {mode: files, namespace: k, directory: /etc/tls}\nimage: keyward:1\n";
             } else if path.starts_with("certificates.") {
                 overrides.insert(0, ("certificates.namespace", "keyward-system"));
             }
@@ -272,10 +308,12 @@ mod tests {
 
     #[test]
     fn mistakes_come_together_and_name_their_setting() {
-        let text = "certificates: {mode: files, secret: x}\nlimits: {memory: much}\nmanagedIdentity: [{namespace: A}]\n";
+        let text = "certificates: {mode: files, service: x}\nlimits: {memory: much}\nmanagedIdentity: [{namespace: A}]\nexcludedNamespaces: [a, B]\n";
         let error = parse(text.as_bytes()).unwrap_err();
         for part in [
-            "certificates.secret: is for mode: own",
+            "certificates.service: is for mode: own",
+            "certificates.namespace: is missing",
+            "excludedNamespaces[1]: must be a name",
             "certificates.directory: is missing",
             "limits.memory: must be a quantity",
             "managedIdentity[0].namespace: must be a name",

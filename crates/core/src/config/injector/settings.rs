@@ -4,11 +4,11 @@ settings! {
     "listen", "0.0.0.0:9443", "127.0.0.1:9443", "Address of the webhook, TLS 1.3.";
     "admin.listen", "no admin port", "0.0.0.0:9464", "Address for /livez, /readyz and /metrics. It carries no value, secret name or token.";
     "certificates.mode", "own", "files", "own: a CA and a serving certificate that the injector makes, renews and shares through a Secret. files: someone else renews them, such as cert-manager.";
-    "certificates.namespace", "none", "keyward-system", "own: the injector's namespace.";
-    "certificates.secret", "keyward-injector-tls", "webhook-tls", "own: the Secret, which must exist; it may be empty.";
+    "certificates.namespace", "none", "keyward-system", "The injector's own namespace, which is never touched.";
+    "certificates.secret", "keyward-injector-tls; files: keyward-injector-path", "webhook-tls", "The Secret with the webhook's path and, with own, CA and certificate. It must exist; it may be empty.";
     "certificates.service", "keyward-injector", "webhook", "own: the Service by which the API server calls, whose name the certificate carries.";
-    "certificates.webhook", "keyward-injector", "webhook", "own: the MutatingWebhookConfiguration whose caBundle is kept current.";
-    "certificates.lease", "keyward-injector", "webhook", "own: the Lease that decides which replica renews; it must exist.";
+    "certificates.webhook", "keyward-injector", "webhook", "The MutatingWebhookConfiguration whose path and, with own, caBundle are kept current.";
+    "certificates.lease", "keyward-injector", "webhook", "The Lease that decides which replica renews; it must exist.";
     "certificates.directory", "none", "/etc/keyward-tls", "files: the directory with tls.crt and tls.key, read again whenever they change.";
     "via", "sidecar", "csi", "How a pod that does not say gets its secrets: sidecar, init or csi.";
     "image", "none: only CSI volumes can be given", "ghcr.io/keyward/keyward:0.1.0", "The image of sidecars and init containers.";
@@ -35,6 +35,8 @@ settings! {
     "managedIdentity", "none",
         "[{namespace: shop, serviceAccount: web, clientId: 11111111-1111-1111-1111-111111111111}]",
         "Who may use a managed identity from a sidecar: namespace, serviceAccount and clientId (absent: the system-assigned one). Nobody who is not listed.";
+    "excludedNamespaces", "[kube-system]", "[kube-system, gatekeeper-system]",
+        "Namespaces whose pods are left alone whatever they ask for, and about which nothing is looked up; certificates.namespace always is.";
     "log.format", "json", "text", "json or text, on standard error.";
     "log.level", "info", "debug", "error, warn, info, debug or trace.";
 }
