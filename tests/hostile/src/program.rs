@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -22,6 +23,7 @@ pub(crate) struct Program {
     group: Arc<Group>,
     peak: Arc<AtomicU64>,
     watching: Arc<AtomicBool>,
+    watcher: Option<JoinHandle<()>>,
 }
 
 /// How to start one.
@@ -68,12 +70,12 @@ impl Program {
         cores::bind(cores::OTHERS)?;
         let group = Arc::new(group);
         let (peak, watching) = (Arc::<AtomicU64>::default(), Arc::new(AtomicBool::new(true)));
-        let program = Self { child: child?, group, peak, watching };
-        program.watch(volumes);
+        let mut program = Self { child: child?, group, peak, watching, watcher: None };
+        program.watcher = Some(program.watch(volumes));
         Ok(program)
     }
 
-    fn watch(&self, volumes: impl Fn() -> Vec<PathBuf> + Send + 'static) {
+    fn watch(&self, volumes: impl Fn() -> Vec<PathBuf> + Send + 'static) -> JoinHandle<()> {
         let (group, peak) = (Arc::clone(&self.group), Arc::clone(&self.peak));
         let (watching, first) = (Arc::clone(&self.watching), self.child.id());
         let watch = move || {
@@ -84,7 +86,7 @@ impl Program {
                 std::thread::park_timeout(LOOK);
             }
         };
-        std::thread::spawn(watch);
+        std::thread::spawn(watch)
     }
 
     pub(crate) fn is_alive(&mut self) -> bool {
@@ -137,6 +139,10 @@ impl Drop for Program {
             if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
                 let _ = kill_process(pid, Signal::KILL);
             }
+        }
+        // It holds the group, which goes when nobody does any more.
+        if let Some(watcher) = self.watcher.take() {
+            let _ = watcher.join();
         }
     }
 }
