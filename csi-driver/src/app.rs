@@ -18,7 +18,6 @@ use keyward_telemetry::health::{Condition, Health};
 use keyward_telemetry::signals::{Arrived, Signals};
 use keyward_telemetry::stall::Stalls;
 use keyward_telemetry::{Metrics, admin, setup as telemetry};
-use keyward_volume::Kept;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use tokio::io::unix::AsyncFd;
@@ -33,14 +32,13 @@ use crate::identities::{self, Identities};
 use crate::mounts::{Mounts, Socket};
 use crate::node::{self, Node};
 use crate::registration::{self, watched};
+use crate::snapshots::Snapshots;
 use crate::state::State;
 use crate::taint;
 
 /// As metrics and traces name the process.
 const NAME: &str = "keyward-csi-driver";
-/// What a restart should find is written at most this often.
-const KEEP: Duration = Duration::from_secs(2);
-/// Values confirmed without a change are kept with their new time this often.
+/// Values confirmed without a change are looked at this often, to be kept with their new time.
 const CONFIRM: Duration = Duration::from_secs(60);
 
 /// Builds everything, then serves until a signal or until the mounter is gone.
@@ -84,8 +82,6 @@ pub(crate) async fn run(setup: Setup, mounts: Mounts, stalls: Stalls) -> Result<
     });
     let broker =
         Broker::new(broker_settings(config), Arc::clone(&clock), Arc::clone(&observer), fastrand::u64(..));
-    let (kept, saved) = Kept::load_all(directory(&setup.state_dir.join("snapshot"))?)?;
-    broker.restore(saved);
     let cluster = connect(&setup, &clock).await?;
     let facts = Facts::new(config.csi_driver, &setup.driver_name, || {
         cluster.as_ref().map(|cluster| cluster.driver_object())
@@ -110,6 +106,7 @@ pub(crate) async fn run(setup: Setup, mounts: Mounts, stalls: Stalls) -> Result<
             config: config.clone(),
         },
         state: State::new(directory(&setup.state_dir.join("volumes"))?),
+        snapshots: Snapshots::new(directory(&setup.state_dir.join("snapshot"))?)?,
         broker: Arc::clone(&broker),
         mounts: mounts.clone(),
         cluster,
@@ -130,7 +127,6 @@ pub(crate) async fn run(setup: Setup, mounts: Mounts, stalls: Stalls) -> Result<
     }
     node.restore().await?;
     let rotation = tokio::spawn(Arc::clone(&broker).run());
-    let keeping = tokio::spawn(keep(Arc::clone(&node), kept, stop.clone()));
     tokio::spawn(Arc::clone(&node).sweep_abandoned());
 
     // Kubelet calls as soon as it finds the registration: the CSI socket is first.
@@ -153,7 +149,7 @@ pub(crate) async fn run(setup: Setup, mounts: Mounts, stalls: Stalls) -> Result<
     stop.cancel();
     ended(serving).await;
     rotation.abort();
-    ended(keeping).await;
+    node.renew_kept(Duration::ZERO).await;
     if let Some(exporting) = exporting {
         ended(exporting).await;
     }
@@ -212,7 +208,8 @@ async fn supervise(
                     Err(error) => tracing::error!(%error, "the mounter does not answer"),
                 }
                 node.identities.sweep();
-                node.dirty.notify_one();
+                // A value may seem older after a restart by a hundredth of what it may be, never younger.
+                node.renew_kept((config.rotation.max_stale / 100).max(CONFIRM)).await;
             }
         }
     }
@@ -289,24 +286,6 @@ async fn connect(setup: &Setup, clock: &Arc<dyn Clock>) -> Result<Option<Arc<Clu
         Err(error) => {
             tracing::warn!(%error, "there is no Kubernetes API: no classes, no status, no events");
             Ok(None)
-        }
-    }
-}
-
-/// Writes down what a restart should find, soon after it changed and not more often than that.
-async fn keep(node: Arc<Node>, mut kept: Kept, stop: CancellationToken) {
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => {
-                kept.save(node.broker.export()).await;
-                return;
-            }
-            () = node.dirty.notified() => {}
-        }
-        kept.save(node.broker.export()).await;
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = tokio::time::sleep(KEEP) => {}
         }
     }
 }

@@ -15,7 +15,6 @@ use keyward_delivery::conversions::Conversions;
 use keyward_kubernetes::Cluster;
 use keyward_telemetry::health::Health;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
 
 use crate::facts::{Changes, Facts};
 use crate::guards::{Guard, Guards};
@@ -23,6 +22,7 @@ use crate::identities::Identities;
 use crate::mounts::{Mounts, Place};
 use crate::reports::Teller;
 use crate::request::Pod;
+use crate::snapshots::Snapshots;
 use crate::state::State;
 use crate::threads::Threads;
 use crate::volume::Volume;
@@ -30,8 +30,6 @@ use crate::volume::Volume;
 /// The node plugin: all volumes of this node, and what they share.
 pub(crate) struct Node {
     parts: Parts,
-    /// Woken when what a restart should find has changed.
-    pub(crate) dirty: Notify,
     guards: Guards,
     /// For calls to the mounter. Nothing else runs there: they wait for no look-up, no conversion and no large write.
     calls: Threads,
@@ -55,6 +53,7 @@ pub(crate) struct Parts {
     pub(crate) settings: Settings,
     pub(crate) mounts: Mounts,
     pub(crate) state: State,
+    pub(crate) snapshots: Snapshots,
     pub(crate) broker: Arc<Broker>,
     pub(crate) identities: Identities,
     pub(crate) cluster: Option<Arc<Cluster>>,
@@ -98,7 +97,6 @@ impl Node {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
         Arc::new(Self {
             parts,
-            dirty: Notify::new(),
             guards: Guards::default(),
             calls: Threads::new("mounter", CALLS),
             files: Threads::new("files", FILES),
@@ -198,6 +196,21 @@ impl Node {
             .map_err(|_| Error::new(Code::Internal, "a call to the mounter ended by a defect"))?
     }
 
+    /// Writes down again what a restart should find, where values were confirmed since without a change: when that makes
+    /// them younger by `at_least`.
+    pub(crate) async fn renew_kept(&self, at_least: Duration) {
+        let (kept, broker): (Vec<_>, _) =
+            (self.volumes().iter().map(|volume| volume.kept.clone()).collect(), Arc::clone(&self.broker));
+        let renewed = self.blocking(move |_| {
+            // All of them, whatever became of those before.
+            let results: Vec<_> = kept.iter().map(|kept| kept.renew(&broker, at_least)).collect();
+            results.into_iter().collect::<Result<()>>()
+        });
+        if let Err(error) = renewed.await {
+            tracing::warn!(%error, "a restart would find a value older than it is");
+        }
+    }
+
     pub(crate) fn teller(&self, pod: &Pod, volume: &str, class: Option<&str>, target: &str) -> Teller {
         let reporter = self.cluster.as_ref().map(|cluster| cluster.reporter());
         Teller::new(reporter, pod, volume, class, target)
@@ -218,17 +231,18 @@ impl Node {
             if let Some(volume) = &volume {
                 volume.stop().await;
             }
-            drop(volume);
+            let kept = volume.map(|volume| volume.kept.clone());
             node.asked_for.lock().remove(&place);
             let pod = place.pod_uid().to_owned();
-            let state = node.state.clone();
+            let (state, snapshots) = (node.state.clone(), node.snapshots.clone());
             node.blocking(move |mounts| {
                 mounts.unmount(&place)?;
-                state.forget(place.volume_id())
+                state.forget(place.volume_id())?;
+                // Closed, so that nobody who is still at work writes it again.
+                kept.map_or_else(|| snapshots.forget(place.volume_id()), |kept| kept.forget())
             })
             .await?;
             node.conversions.forget(&pod);
-            node.dirty.notify_one();
             Ok(())
         });
         // A caller who goes away does not stop it half way.

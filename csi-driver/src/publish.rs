@@ -9,7 +9,7 @@ use keyward_delivery::atomic::AtomicDirectory;
 use keyward_delivery::tree::Tree;
 use keyward_identity::Credential;
 use keyward_proto::csi::v1::NodePublishVolumeRequest;
-use keyward_volume::{Declared, Engine, Outputs, Parts};
+use keyward_volume::{Declared, Engine, Kept, Outputs, Parts};
 use tokio::time::{Instant, timeout_at};
 
 use crate::guards::Guard;
@@ -81,6 +81,7 @@ impl Node {
                 Intact::Gone => {
                     self.remove(wanted.place.volume_id());
                     volume.stop().await;
+                    self.unkeep(volume.kept.clone()).await;
                 }
             }
         } else if matches!(found, Found::Ours(_)) {
@@ -159,7 +160,8 @@ impl Node {
             resolved.basis,
             wanted.grpc,
         );
-        let resumed = self.resume(wanted.place.clone(), record, root, presented).await;
+        let found = self.recall(wanted.place.volume_id()).await?;
+        let resumed = self.resume(wanted.place.clone(), record, root, found, presented).await;
         if let Err(error) = resumed {
             tracing::warn!(pod = %wanted.pod.name, %error, "a mounted volume is kept as it is");
         }
@@ -215,12 +217,22 @@ impl Node {
         let detached = self.stage(wanted, &tree).await?;
         let outputs = self.outputs(detached.directory()?, wanted.place.clone()).await?;
         engine.set_outputs(outputs);
-        if let Some(error) = engine.deliver().await.failure {
+        let kept = self.snapshots.of(&wanted.place, self.account(&wanted.pod));
+        engine.set_kept(kept.clone());
+        let pass = engine.deliver().await;
+        if let Some(error) = pass.failure {
+            self.unkeep(kept).await;
             return Err(error);
         }
         let serving = if wanted.grpc {
             let root = detached.directory()?;
-            Some(Serving::start(self, &root, engine.view(), wanted.group, &wanted.pod)?)
+            match Serving::start(self, &root, engine.view(), wanted.group, &wanted.pod) {
+                Ok(serving) => Some(serving),
+                Err(error) => {
+                    self.unkeep(kept).await;
+                    return Err(error);
+                }
+            }
         } else {
             None
         };
@@ -230,17 +242,24 @@ impl Node {
                 if let Some(serving) = serving {
                     serving.end().await;
                 }
+                self.unkeep(kept).await;
                 return Err(error);
             }
         };
         self.identities.lend(&tenant, wanted.place.volume_id(), credential);
-        let (volume, orders) =
-            Volume::new(wanted.place.clone(), wanted.target.clone(), wanted.pod.clone(), root, presented);
+        let (volume, orders) = Volume::new(
+            wanted.place.clone(),
+            wanted.target.clone(),
+            wanted.pod.clone(),
+            root,
+            kept,
+            presented,
+        );
         teller.published(versions(&engine, &ids));
         tracing::info!(pod = %wanted.pod.name, namespace = %wanted.pod.namespace, volume = wanted.place.volume(), objects = ids.len(), "a volume is published");
         self.insert(Arc::clone(&volume));
-        self.dirty.notify_one();
         let keeper = Keeper {
+            unkept: pass.unkept,
             node: Arc::clone(self),
             volume,
             engine,
@@ -254,6 +273,13 @@ impl Node {
         };
         tokio::spawn(Box::new(keeper).run(orders));
         Ok(())
+    }
+
+    /// Removes what was kept of a volume that was not published after all.
+    async fn unkeep(&self, kept: Kept) {
+        if let Err(error) = self.blocking(move |_| kept.forget()).await {
+            tracing::warn!(%error, "the next start removes what was kept of a volume");
+        }
     }
 
     pub(crate) fn parts(&self, pod: &Pod) -> Parts {

@@ -1,11 +1,12 @@
 //! What a start finds of earlier times: volumes to go on with, and leftovers to sweep.
 
+use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use keyward_core::{Code, Error, Result};
-use keyward_volume::{Declared, Engine};
+use keyward_volume::{Declared, Engine, Found as Recalled};
 
 use crate::mounts::{Found, Mounts, Place};
 use crate::node::Node;
@@ -27,12 +28,18 @@ impl Node {
     pub(crate) async fn restore(self: &Arc<Self>) -> Result<()> {
         let state = self.state.clone();
         let records = self.blocking(move |_| state.load()).await?;
+        let shared = self.recall_shared().await?;
         let (mut resumed, mut swept) = (0, 0);
+        let mut here: HashSet<String> =
+            self.blocking(Mounts::list).await?.iter().map(|place| place.volume_id().to_owned()).collect();
         for (volume_id, record) in records {
-            match self.restore_one(&volume_id, record).await {
+            match self.restore_one(&volume_id, record, &shared).await {
                 Ok(true) => resumed += 1,
                 Ok(false) => {
                     let state = self.state.clone();
+                    here.remove(&volume_id);
+                    // A pod that comes again finds what it had, as long as this process remembers it.
+                    self.recall(&volume_id).await?;
                     self.blocking(move |_| state.forget(&volume_id)).await?;
                     swept += 1;
                 }
@@ -42,13 +49,35 @@ impl Node {
                 }
             }
         }
+        let snapshots = self.snapshots.clone();
+        self.blocking(move |_| snapshots.sweep(&here)).await?;
         if resumed + swept > 0 {
             tracing::info!(resumed, swept, "volumes of an earlier start");
         }
         Ok(())
     }
 
-    async fn restore_one(self: &Arc<Self>, volume_id: &str, record: Record) -> Result<bool> {
+    /// Takes in what was kept of a volume, for it and for pods that prove the same identity.
+    pub(crate) async fn recall(&self, volume_id: &str) -> Result<Recalled> {
+        let (snapshots, volume_id) = (self.snapshots.clone(), volume_id.to_owned());
+        let found = self.blocking(move |_| snapshots.find(&volume_id)).await?;
+        Ok(Recalled { objects: self.broker.restore(found.objects), ..found })
+    }
+
+    /// Takes in what an earlier release kept for all volumes in one file. Each volume that is gone on with takes its own
+    /// part, and writes it down as its own at its first pass; the file goes once every running pod was heard of.
+    async fn recall_shared(&self) -> Result<Recalled> {
+        let snapshots = self.snapshots.clone();
+        let found = self.blocking(move |_| snapshots.find_shared()).await?;
+        Ok(Recalled { objects: self.broker.restore(found.objects), ..found })
+    }
+
+    async fn restore_one(
+        self: &Arc<Self>,
+        volume_id: &str,
+        record: Record,
+        shared: &Recalled,
+    ) -> Result<bool> {
         let place = record.place()?;
         if place.volume_id() != volume_id {
             return Ok(false);
@@ -60,7 +89,9 @@ impl Node {
         }
         let opened = place.clone();
         let root = self.blocking(move |mounts| mounts.reopen(&opened)).await?;
-        self.resume(place, record, root, Presented::default()).await.map(|()| true)
+        let own = self.recall(volume_id).await?;
+        let found = if own.objects.is_empty() { shared.clone() } else { own };
+        self.resume(place, record, root, found, Presented::default()).await.map(|()| true)
     }
 
     /// Goes on with a mounted volume. Until a credential proves the identity again, what it holds is shown as stale.
@@ -72,6 +103,7 @@ impl Node {
         place: Place,
         record: Record,
         root: OwnedFd,
+        found: Recalled,
         presented: Presented,
     ) -> Result<()> {
         let plan = Plan::make(&record.basis, &record.pod, &self.settings.config)?;
@@ -84,7 +116,9 @@ impl Node {
             .map_err(|error| Error::new(Code::Internal, "there is no file descriptor left").detail(error))?;
         // Sweeps what a killed driver left half written.
         let outputs = self.outputs(again, place.clone()).await?;
-        let mut engine = Engine::new(self.parts(&record.pod), declared, Some(outputs));
+        let mut engine = Engine::resume(self.parts(&record.pod), declared, Some(outputs), found);
+        let kept = self.snapshots.of(&place, self.account(&record.pod));
+        engine.set_kept(kept.clone());
         // Before anybody can ask: nothing is read upstream in the pod's name until it has proved itself anew.
         engine.set_unproved(true);
         let serving = if record.grpc {
@@ -96,9 +130,11 @@ impl Node {
         let state = self.state.clone();
         let (saved, volume_id) = (record.clone(), place.volume_id().to_owned());
         self.blocking(move |_| state.save(&volume_id, &saved)).await?;
-        let (volume, orders) = Volume::new(place, record.target.clone(), record.pod.clone(), root, presented);
+        let (volume, orders) =
+            Volume::new(place, record.target.clone(), record.pod.clone(), root, kept, presented);
         self.insert(Arc::clone(&volume));
         let keeper = Keeper {
+            unkept: None,
             node: Arc::clone(self),
             volume,
             engine,
@@ -118,6 +154,10 @@ impl Node {
     /// been published again.
     pub(crate) async fn sweep_abandoned(self: Arc<Self>) {
         tokio::time::sleep(ABANDONED).await;
+        let snapshots = self.snapshots.clone();
+        if let Err(error) = self.blocking(move |_| snapshots.forget_shared()).await {
+            tracing::warn!(%error, "what an earlier release kept stays until the next start");
+        }
         if let Err(error) = self.sweep_once().await {
             tracing::warn!(%error, "leftover volumes could not be swept");
         }
@@ -134,10 +174,11 @@ impl Node {
                 volume = place.volume(),
                 "a volume that nobody asks about is unmounted"
             );
-            let state = self.state.clone();
+            let (state, snapshots) = (self.state.clone(), self.snapshots.clone());
             self.blocking(move |mounts| {
                 mounts.unmount(&place)?;
-                state.forget(place.volume_id())
+                state.forget(place.volume_id())?;
+                snapshots.forget(place.volume_id())
             })
             .await?;
         }

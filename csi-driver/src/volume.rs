@@ -8,6 +8,7 @@ mod pending;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use keyward_volume::Kept;
 use parking_lot::Mutex;
 use rustix::fs::{AtFlags, FileType, fstat, readlinkat, statat};
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -28,6 +29,8 @@ pub(crate) struct Volume {
     pub(crate) pod: Pod,
     /// The root of a writable view that is mounted nowhere.
     pub(crate) root: OwnedFd,
+    /// Where its values outlive a restart.
+    pub(crate) kept: Kept,
     presented: Mutex<Presented>,
     face: Mutex<Vec<(&'static str, String)>>,
     orders: mpsc::Sender<Order>,
@@ -55,6 +58,7 @@ impl Volume {
         target: String,
         pod: Pod,
         root: OwnedFd,
+        kept: Kept,
         presented: Presented,
     ) -> (Arc<Self>, mpsc::Receiver<Order>) {
         let (orders, taken) = mpsc::channel(WAITING);
@@ -63,6 +67,7 @@ impl Volume {
             target,
             pod,
             root,
+            kept,
             presented: Mutex::new(presented),
             face: Mutex::default(),
             orders,

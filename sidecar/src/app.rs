@@ -21,7 +21,7 @@ use keyward_telemetry::health::{Condition, Health};
 use keyward_telemetry::signals::{Arrived, Signals};
 use keyward_telemetry::stall::Stalls;
 use keyward_telemetry::{Metrics, admin, setup as telemetry};
-use keyward_volume::{Kept, Parts, Pass};
+use keyward_volume::{Found, Kept, Parts, Pass};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -34,6 +34,9 @@ use upstream::Upstream;
 
 /// As metrics and traces name the process.
 const NAME: &str = "keyward-sidecar";
+
+/// Values confirmed without a change are kept with their new time this often.
+const KEEP: Duration = Duration::from_secs(30);
 
 /// What is told of a change while shutting down is told within this time.
 const NOTIFY_DRAIN: Duration = Duration::from_secs(2);
@@ -92,12 +95,14 @@ pub(crate) async fn run(setup: Setup, end: End, stalls: Stalls) -> Result<()> {
     let kept = match setup.config.state.as_deref().filter(|_| !once) {
         None => None,
         Some(path) => {
-            let (kept, saved) = Kept::open(path, &upstream.identity)?;
-            if !saved.is_empty() {
-                tracing::info!(objects = saved.len(), "serving the kept snapshot until it is confirmed");
+            let (kept, found) = Kept::open(path, &upstream.identity)?;
+            if !found.objects.is_empty() {
+                tracing::info!(
+                    objects = found.objects.len(),
+                    "serving the kept snapshot until it is confirmed"
+                );
             }
-            broker.restore(saved);
-            Some(kept)
+            Some((kept, Found { objects: broker.restore(found.objects), ..found }))
         }
     };
     let notifier = Notifier::new(
@@ -130,7 +135,7 @@ pub(crate) async fn run(setup: Setup, end: End, stalls: Stalls) -> Result<()> {
     }
     sidecar.engine.notifier.drain(NOTIFY_DRAIN).await;
     rotation.abort();
-    sidecar.engine.keep().await;
+    sidecar.engine.keep(Duration::ZERO).await;
     if let Some(exporting) = exporting {
         // Spans that cannot be exported in time are lost, which is what sampling does to others.
         let _ = exporting.await;
@@ -205,7 +210,7 @@ impl Sidecar {
                 }
                 _ = housekeeping.tick() => {
                     self.engine.volume.sweep().await;
-                    self.engine.keep().await;
+                    self.engine.keep(KEEP).await;
                     keyward_memory::hand_back_code();
                     keyward_memory::hand_back_heap();
                     continue;

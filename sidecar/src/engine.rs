@@ -10,7 +10,7 @@ use keyward_core::config::Config;
 use keyward_core::spec::Notify;
 use keyward_delivery::notify::Notifier;
 use keyward_delivery::projection::Defaults;
-use keyward_volume::{Change, Declared, Kept, Outputs, Parts, Pass};
+use keyward_volume::{Change, Declared, Found, Kept, Outputs, Parts, Pass};
 
 pub(crate) use outputs::prepare;
 
@@ -22,7 +22,8 @@ pub(crate) const GRACE: Duration = Duration::from_secs(30);
 pub(crate) struct Engine {
     pub(crate) volume: keyward_volume::Engine,
     pub(crate) notifier: Notifier,
-    kept: Option<Kept>,
+    /// That a restart would find nothing was told.
+    told: bool,
 }
 
 impl Engine {
@@ -32,14 +33,16 @@ impl Engine {
         config: &Config,
         identity: Arc<IdentityKey>,
         outputs: Option<Outputs>,
-        kept: Option<Kept>,
+        kept: Option<(Kept, Found)>,
         notifier: Notifier,
     ) -> Self {
-        Self {
-            volume: keyward_volume::Engine::new(parts, declared(config, identity), outputs),
-            notifier,
-            kept,
+        let (kept, found) = kept.map_or_else(Default::default, |(kept, found)| (Some(kept), found));
+        // Whatever an earlier process has delivered, with or without a place for its state.
+        let mut volume = keyward_volume::Engine::resume(parts, declared(config, identity), outputs, found);
+        if let Some(kept) = kept {
+            volume.set_kept(kept);
         }
+        Self { volume, notifier, told: false }
     }
 
     /// Goes on with another declaration.
@@ -54,16 +57,23 @@ impl Engine {
         if !first {
             self.tell(&pass.changed);
         }
-        if self.volume.is_complete() && pass.failure.is_none() {
-            self.keep().await;
+        if let Some(error) = &pass.unkept
+            && !self.told
+        {
+            tracing::warn!(%error, "what is served cannot be kept; a restart would begin with nothing");
         }
+        self.told = pass.unkept.is_some();
         pass
     }
 
-    /// Keeps the current snapshot for a restart.
-    pub(crate) async fn keep(&mut self) {
-        if let Some(kept) = &mut self.kept {
-            kept.save(self.volume.parts().broker.export()).await;
+    /// Keeps for a restart how young the values are by now, when they are younger by `at_least`.
+    pub(crate) async fn keep(&mut self, at_least: Duration) {
+        let Some(kept) = self.volume.kept().cloned() else { return };
+        let broker = Arc::clone(&self.volume.parts().broker);
+        let renewed = tokio::task::spawn_blocking(move || kept.renew(&broker, at_least));
+        // A panic was reported by the panic hook.
+        if let Ok(Err(error)) = renewed.await {
+            tracing::warn!(%error, "a restart would find a value older than it is");
         }
     }
 

@@ -77,15 +77,23 @@ impl Broker {
     }
 
     /// Takes in values that outlived a restart of Keyward. They are stale, as old as they were before, until the
-    /// provider confirms them; they never replace a value that this broker read itself. Nothing that is not watched or
-    /// asked for soon stays.
-    pub fn restore(&self, entries: Vec<Saved>) {
+    /// provider confirms them; they never replace a value that this broker read itself, and of several of one object
+    /// the one that was confirmed last stays. Nothing that is not watched or asked for soon stays.
+    ///
+    /// Gives the entries back, with content that is held already shared instead of held twice.
+    pub fn restore(&self, mut entries: Vec<Saved>) -> Vec<Saved> {
         let (now, wall) = (self.shared.clock.boot(), self.shared.clock.wall());
         let mut cache = self.shared.cache.write();
-        for Saved { key, fetched, confirmed_wall } in entries {
-            let entry = cache.get_or_insert(&key, now);
+        for saved in &mut entries {
+            let entry = cache.get_or_insert(&saved.key, now);
             let mut memory = entry.memory();
-            if memory.history.held() {
+            let before = entry.snapshot();
+            if let Some(held) = before.fetched.as_ref().filter(|held| held.same_as(&saved.fetched)) {
+                saved.fetched = Arc::clone(held);
+            }
+            let Saved { fetched, confirmed_wall, .. } = saved.clone();
+            let older = before.asked.is_some() || before.confirmed >= Some(confirmed_wall);
+            if memory.history.held() && older {
                 continue;
             }
             memory.history = History::restored(now, wall.saturating_sub(confirmed_wall));
@@ -97,12 +105,13 @@ impl Broker {
                 confirmed: Some(confirmed_wall),
                 confirmed_boot: memory.history.confirmed_at(),
                 sequence: self.shared.next_sequence(),
-                ..(*entry.snapshot()).clone()
+                ..(*before).clone()
             }));
             memory.signal();
             drop(memory);
             cache.weigh(&entry);
         }
+        entries
     }
 
     /// What is served now and should outlive a restart: every watched value but the revoked ones, which a restart must

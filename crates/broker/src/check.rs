@@ -91,6 +91,7 @@ async fn list(
     entries: Vec<Arc<Entry>>,
     limit: usize,
 ) -> (Vec<(Arc<Entry>, Option<UnixTime>)>, usize) {
+    let asked = shared.clock.boot();
     let listing = within_limit(provider.list(&group.1, group.2, limit));
     let priority = Priority::new(Urgency::Refresh).asked_by(group.0.to_string().into());
     let listed = priority.scope(listing).await.and_then(|listed| listed);
@@ -123,7 +124,7 @@ async fn list(
         if probe::changed(line, &held) {
             changed.push((entry, listed));
         } else {
-            let _ = shared.record(&entry, Finding::Unchanged { listed });
+            let _ = shared.record(&entry, Finding::Unchanged { listed, asked });
         }
     }
     (changed, cost)

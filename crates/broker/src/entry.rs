@@ -41,6 +41,8 @@ pub(crate) struct Memory {
     pub(crate) due: Duration,
     /// A no is repeated until then, boot clock.
     pub(crate) negative_until: Duration,
+    /// Somebody waits for an answer that was asked for at or after this, boot clock, also if it says nothing new.
+    pub(crate) awaited: Option<Duration>,
     /// Warnings logged in a row.
     pub(crate) warned: u32,
     pub(crate) leases: Vec<Lease>,
@@ -64,6 +66,7 @@ impl Entry {
             error: None,
             confirmed: None,
             confirmed_boot: None,
+            asked: None,
             checked: None,
             next_check: None,
             sequence: 0,

@@ -55,7 +55,7 @@ impl Shared {
         let landing = Landing { entry: entry.clone(), sender };
         let shared = self.clone();
         tokio::spawn(async move {
-            let began = shared.clock.wall();
+            let (began, asked) = (shared.clock.wall(), shared.clock.boot());
             let fetched = match shared.provider(&landing.entry.key.identity) {
                 Some(provider) => {
                     let fetch = provider.fetch(&landing.entry.key.request);
@@ -64,7 +64,7 @@ impl Shared {
                 None => Err(no_provider()),
             };
             let finding = match fetched {
-                Ok(fetched) => Finding::Read { fetched: Arc::new(fetched), began },
+                Ok(fetched) => Finding::Read { fetched: Arc::new(fetched), began, asked },
                 Err(error) => Finding::Failed(error),
             };
             let result = shared.record(&landing.entry, finding);

@@ -14,10 +14,10 @@ use crate::supervisor::UNUSED;
 
 /// What a check or read found.
 pub(crate) enum Finding {
-    /// The value, read by a call that began at `began`, wall time.
-    Read { fetched: Arc<Fetched>, began: UnixTime },
-    /// A listing that shows no change since the last read, with its `updated`.
-    Unchanged { listed: Option<UnixTime> },
+    /// The value, read by a call that began at `began`, wall time, and at `asked` on the boot clock.
+    Read { fetched: Arc<Fetched>, began: UnixTime, asked: Duration },
+    /// A listing, begun at `asked` on the boot clock, that shows no change since the last read, with its `updated`.
+    Unchanged { listed: Option<UnixTime>, asked: Duration },
     /// No value.
     Failed(Error),
 }
@@ -40,6 +40,10 @@ impl Shared {
             _ => (Outcome::Confirmed, None),
         };
 
+        let asked = match &finding {
+            Finding::Read { asked, .. } | Finding::Unchanged { asked, .. } => Some(*asked),
+            Finding::Failed(_) => before.asked,
+        };
         let excused = self.note_refusal(entry, &memory, outcome, now);
         let (history, state) = judge(memory.history, outcome, now, excused, settings.max_stale);
         memory.history = history;
@@ -65,7 +69,7 @@ impl Shared {
         };
         let wait =
             next_check(wall, &facts, &pace, self.vaults.with_group(&entry.group(), |group| group.random));
-        memory.due = now + wait;
+        let due = now + wait;
         memory.negative_until = match &error {
             Some(error) if error.kind().is_definite_no() => now + settings.negative_ttl,
             Some(_) => now + settings.negative_ttl.min(FAILURE_TTL),
@@ -79,13 +83,20 @@ impl Shared {
             fetched,
             confirmed: if error.is_none() { Some(wall) } else { before.confirmed },
             confirmed_boot: history.confirmed_at(),
+            asked,
             checked: Some(wall),
             next_check: Some(wall + wait),
             sequence: if moved { self.next_sequence() } else { before.sequence },
             error: shown_error(&before, state, error.as_ref()),
         });
         entry.publish(snapshot.clone());
-        if moved || before.checked.is_none() {
+        let answered = error.is_none() && memory.awaited.is_some_and(|since| asked >= Some(since));
+        if answered {
+            memory.awaited = None;
+        }
+        // An answer that was under way when another was wished for is not the one.
+        memory.due = if error.is_none() && memory.awaited.is_some() { now } else { due };
+        if moved || answered || before.checked.is_none() {
             memory.signal();
         }
         self.log(entry, &mut memory, error.as_ref(), &before, &snapshot);
@@ -198,7 +209,7 @@ impl Memory {
     /// The content to serve after `finding`. The same content keeps its place in memory.
     fn take_in(&mut self, finding: Finding, before: Option<&Arc<Fetched>>) -> Option<Arc<Fetched>> {
         match finding {
-            Finding::Read { fetched, began } => {
+            Finding::Read { fetched, began, .. } => {
                 self.read = Some(began);
                 self.light_checks = 0;
                 Some(match before {
@@ -206,7 +217,7 @@ impl Memory {
                     _ => fetched,
                 })
             }
-            Finding::Unchanged { listed } => {
+            Finding::Unchanged { listed, .. } => {
                 self.listed = listed;
                 self.light_checks = self.light_checks.saturating_add(1);
                 self.passed_over = 0;

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use keyward_core::{Snapshot, State, Urgency};
+use keyward_core::{FetchRequest, Snapshot, State, Urgency};
 use tokio::sync::watch;
 
 use crate::entry::{Entry, Lease};
@@ -84,6 +84,18 @@ impl Watch {
     #[must_use]
     pub fn snapshots(&self) -> Vec<Arc<Snapshot>> {
         self.entries.iter().map(|entry| entry.snapshot()).collect()
+    }
+
+    /// Asks the provider about `request` again soon, and counts its next good answer as a change whatever it says: what
+    /// was asked for too long ago must be confirmed before it may replace anything.
+    pub fn ask_again(&self, request: &FetchRequest) {
+        for entry in self.entries.iter().filter(|entry| entry.key.request == *request) {
+            let mut memory = entry.memory();
+            let now = self.shared.clock.boot();
+            memory.awaited = Some(now);
+            memory.due = now;
+        }
+        self.shared.wake.notify_one();
     }
 
     /// Returns when something changed since the last return: content, a state, or a first try that failed. May be

@@ -105,6 +105,11 @@ pub enum Event {
         /// `None` on success.
         error: Option<Code>,
     },
+    /// What a restart must find of a volume was written down, or could not be.
+    Kept {
+        /// `None` on success.
+        error: Option<Code>,
+    },
     /// An application was notified.
     Notified {
         /// `signal`, `http`, `exec`

@@ -20,12 +20,13 @@ use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use keyward_core::spec::FilePath;
 use keyward_core::{Code, Error, Result};
 use rustix::fs::{FileType, fstat};
 use rustix::io::{Errno, retry_on_intr};
 
 use crate::beneath;
-use crate::tree::Tree;
+use crate::tree::{File, Tree};
 pub use owner::{Fchown, Owner};
 
 /// The link that readers go through.
@@ -198,6 +199,16 @@ impl AtomicDirectory {
     #[must_use]
     pub fn current(&self) -> Option<u64> {
         self.current
+    }
+
+    /// What readers see at `path` now; `None` where there is no regular file. Owners are those that the file has.
+    ///
+    /// # Errors
+    /// `KW_FILE_SYSTEM` when it cannot be read.
+    pub fn read(&self, path: &FilePath) -> Result<Option<File>> {
+        let Some(current) = self.current else { return Ok(None) };
+        generation::read(&self.directory, current, path)
+            .map_err(|errno| beneath::failure(&format!("read {}", path.as_str()), errno))
     }
 
     /// The directory.

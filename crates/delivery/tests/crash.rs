@@ -172,7 +172,7 @@ impl<'a> Place<'a> {
         }
         match self.scenario {
             Scenario::Start | Scenario::StartMounting => {}
-            Scenario::Save => saved::save(&saved::open(path).unwrap(), &snapshot(1)).unwrap(),
+            Scenario::Save => saved::save(&saved::open(path).unwrap(), saved::ONLY, &snapshot(1)).unwrap(),
             Scenario::Swap | Scenario::Rotate | Scenario::Recover => {
                 let mut writer = start(path, tmpfs::Mode::Require).unwrap();
                 writer.commit(&numbered(3)).unwrap();
@@ -242,13 +242,13 @@ impl<'a> Place<'a> {
 
     fn check_saved(&self, end: End) {
         let directory = saved::open(&self.path).unwrap();
-        let loaded = saved::load(&directory, &[identity()]).unwrap();
+        let loaded = saved::load(&directory, saved::ONLY, &[identity()]).unwrap();
         assert!(loaded.damaged.is_none());
         let number = loaded.objects.len();
         assert!(number == 2 || (number == 1 && end != End::Success), "{number} objects after {end:?}");
         let whole = loaded.objects.iter().zip(snapshot(number as u8));
         assert!(whole.into_iter().all(|(found, saved)| found.fetched.same_as(&saved.fetched)));
-        saved::save(&directory, &snapshot(2)).unwrap();
+        saved::save(&directory, saved::ONLY, &snapshot(2)).unwrap();
         assert_eq!(fs::read_dir(&self.path).unwrap().count(), 1);
     }
 }

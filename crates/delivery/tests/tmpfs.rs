@@ -198,10 +198,13 @@ fn a_state_directory_is_closed_to_others_and_a_damaged_snapshot_is_reported_once
     fs::create_dir(&path).unwrap();
     let directory: OwnedFd = saved::open(&path).unwrap();
     assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o700);
-    assert!(saved::load(&directory, &[]).unwrap().damaged.is_none(), "nothing there is nothing wrong");
-    saved::save(&directory, &[]).unwrap();
+    assert!(
+        saved::load(&directory, saved::ONLY, &[]).unwrap().damaged.is_none(),
+        "nothing there is nothing wrong"
+    );
+    saved::save(&directory, saved::ONLY, &[]).unwrap();
     assert_eq!(fs::metadata(path.join("snapshot")).unwrap().mode() & 0o7777, 0o600);
-    assert!(saved::load(&directory, &[]).unwrap().damaged.is_none());
+    assert!(saved::load(&directory, saved::ONLY, &[]).unwrap().damaged.is_none());
     let spoil: [&dyn Fn(&Path); 3] = [
         &|file| fs::write(file, "KWSAVED\x01 not quite").unwrap(),
         &|file| {
@@ -214,13 +217,13 @@ fn a_state_directory_is_closed_to_others_and_a_damaged_snapshot_is_reported_once
         },
     ];
     for spoil in spoil {
-        saved::save(&directory, &[]).unwrap();
+        saved::save(&directory, saved::ONLY, &[]).unwrap();
         spoil(&path.join("snapshot"));
-        let loaded = saved::load(&directory, &[]).unwrap();
+        let loaded = saved::load(&directory, saved::ONLY, &[]).unwrap();
         assert!(loaded.objects.is_empty() && loaded.damaged.unwrap().message().contains("damaged"));
-        assert!(saved::load(&directory, &[]).unwrap().damaged.is_none(), "once");
+        assert!(saved::load(&directory, saved::ONLY, &[]).unwrap().damaged.is_none(), "once");
     }
-    saved::save(&directory, &[]).unwrap();
-    saved::remove(&directory).unwrap();
+    saved::save(&directory, saved::ONLY, &[]).unwrap();
+    saved::remove(&directory, saved::ONLY).unwrap();
     assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
 }

@@ -62,6 +62,7 @@ pub struct Metrics {
     writes: Counters<1>,
     write_duration: Histogram,
     files: Gauge,
+    kept: Counters<1>,
     notifications: Counters<2>,
     audit_records: Counter,
     audit_lost: Counter,
@@ -100,6 +101,7 @@ impl Metrics {
             writes: Family::default(),
             write_duration: Histogram::new(CALL_BUCKETS),
             files: Gauge::default(),
+            kept: Family::default(),
             notifications: Family::default(),
             audit_records: Counter::default(),
             audit_lost: Counter::default(),
@@ -168,6 +170,11 @@ impl Metrics {
             self.write_duration.clone(),
         );
         r.register("files", "Files in the tree", self.files.clone());
+        r.register(
+            "snapshot_writes",
+            "Times that what a restart must find of a volume was written down",
+            self.kept.clone(),
+        );
         r.register("notifications", "Change notifications to applications", self.notifications.clone());
         r.register("audit_records", "Audit records written", self.audit_records.clone());
         r.register("audit_lost_records", "Audit records lost", self.audit_lost.clone());
@@ -319,6 +326,9 @@ impl Observer for Metrics {
                 if error.is_none() {
                     self.files.set(i64::try_from(files).unwrap_or(i64::MAX));
                 }
+            }
+            Event::Kept { error } => {
+                self.kept.get_or_create(&[("result", code(error))]).inc();
             }
             Event::Notified { kind, error } => {
                 let labels = [("kind", closed(kind, labels::NOTIFICATIONS)), ("result", code(error))];

@@ -1,9 +1,11 @@
 mod answers;
+mod guard;
 mod projecting;
+mod recall;
 mod record;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use keyward_broker::{Broker, Watch, WatchItem};
 use keyward_core::audit::{Actor, AuditSink};
@@ -19,25 +21,37 @@ use keyward_delivery::projection::{Defaults, Projected, Projection};
 use keyward_delivery::tree::Tree;
 use tokio::time::Instant;
 
+use crate::kept::{Found, Keeping, Kept};
 use crate::outputs::Outputs;
 use crate::view::View;
+use guard::{Guard, Snapshots};
 use projecting::Mentions;
 pub use projecting::Projecting;
+use recall::Apart;
 
-/// Turns snapshots into what applications see: projects, serves, commits and records, in that order, so that a file and
-/// the API never disagree for longer than one swap, unless files cannot be written at all.
+/// Turns snapshots into what applications see: projects, keeps for a restart, commits, serves and records, in that
+/// order, so that a file and the API never disagree for longer than one swap, unless files cannot be written at all, and
+/// no restart begins with anything older than what readers were given.
 pub struct Engine {
     parts: Parts,
     declared: Arc<Declared>,
     watch: Watch,
     view: Arc<View>,
     outputs: Option<Outputs>,
+    kept: Option<Kept>,
+    guard: Guard,
+    /// What an earlier process left, until the first pass has looked at it.
+    found: Option<Found>,
+    /// Entries whose files are not what is remembered of them.
+    apart: Vec<Apart>,
     /// What was projected last, so that nothing is converted twice.
     latest: Option<Arc<Projection>>,
     /// Which objects the templates of a declaration mention.
     mentions: Option<(Arc<Declared>, Arc<Mentions>)>,
     /// What was delivered last.
     delivered: Option<Arc<Projection>>,
+    /// Every required entry was there once.
+    complete: bool,
     unproved: bool,
     warned: HashSet<(String, &'static str)>,
 }
@@ -78,6 +92,8 @@ pub struct Pass {
     pub missing: Vec<(String, Error)>,
     /// Why files could not be written; readers keep what they have.
     pub failure: Option<Error>,
+    /// Why a restart would not find what readers have; nothing older is kept in its place.
+    pub unkept: Option<Error>,
     /// Entries that readers see otherwise than before; all of them at the first delivery.
     pub changed: Vec<Change>,
     /// What became of the files; `None` when none were to be written.
@@ -97,8 +113,6 @@ pub struct Change {
     pub notify: Option<Notify>,
 }
 
-type Snapshots = HashMap<FetchRequest, Arc<Snapshot>>;
-
 impl Engine {
     /// Begins to watch what is declared. Without `outputs` no files are written, until [`Self::set_outputs`].
     #[must_use]
@@ -114,18 +128,45 @@ impl Engine {
             watch,
             view,
             outputs,
+            kept: None,
+            guard: Guard::default(),
+            found: None,
+            apart: Vec::new(),
             latest: None,
             mentions: None,
             delivered: None,
+            complete: false,
             unproved: false,
             warned: HashSet::new(),
         }
+    }
+
+    /// Begins to watch what is declared, and goes on with what an earlier process delivered to the same readers: `found`
+    /// is what was kept of it, and the files are where `outputs` lead. Both stay as they are until the provider confirms
+    /// them, or names another version, to this process.
+    #[must_use]
+    pub fn resume(parts: Parts, declared: Declared, outputs: Option<Outputs>, found: Found) -> Self {
+        let mut engine = Self::new(parts, declared, outputs);
+        engine.found = Some(found);
+        engine
+    }
+
+    /// Where what a restart must find is written down from now on, before readers are given it.
+    pub fn set_kept(&mut self, kept: Kept) {
+        self.kept = Some(kept);
+    }
+
+    /// Where it is written down.
+    #[must_use]
+    pub fn kept(&self) -> Option<&Kept> {
+        self.kept.as_ref()
     }
 
     /// Goes on with another declaration. The old watch ends only after the new one holds its objects, so that what
     /// both declare is not read again.
     pub fn redeclare(&mut self, declared: Declared) {
         self.watch = self.parts.broker.watch(items(&declared));
+        recall::redeclared(&mut self.apart, &self.declared, &declared);
         self.declared = Arc::new(declared);
     }
 
@@ -183,7 +224,14 @@ impl Engine {
     /// Whether every required entry has been delivered once.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.delivered.is_some()
+        self.complete
+    }
+
+    /// Whether readers could be given what the broker holds of `snapshot`'s object, or have it already. After a restart
+    /// that takes an answer of the provider to this process.
+    #[must_use]
+    pub fn would_show(&self, snapshot: &Snapshot) -> bool {
+        self.guard.would_show(snapshot)
     }
 
     /// The versions that readers have, by the entries' names; templates have none.
@@ -199,7 +247,7 @@ impl Engine {
         if std::mem::replace(&mut self.unproved, unproved) != unproved {
             self.view.set_unproved(unproved);
             if let Some(projection) = self.latest.clone() {
-                self.serve(&projection, &self.snapshots());
+                self.serve(&projection, &self.guard.shown(self.watch.snapshots()));
             }
         }
     }
@@ -215,6 +263,7 @@ impl Engine {
     ///
     /// Dropping the future ends a conversion that is under way; what is being written is written to its end.
     pub async fn pass(&mut self) -> Pass {
+        self.recall().await;
         let projecting = self.begin();
         self.finish(projecting).await
     }
@@ -222,18 +271,41 @@ impl Engine {
     /// Delivers what [`Self::begin`] began, once it is made; see [`Self::pass`].
     pub async fn finish(&mut self, projecting: Projecting) -> Pass {
         let before = self.latest.clone();
-        let (projection, missing) = self.look(projecting).await;
-        if self.unproved || (!missing.is_empty() && !self.is_complete()) {
-            return Pass { missing, ..Pass::default() };
+        let (projection, shown) = self.look(projecting).await;
+        let missing = projection.missing_required.clone();
+        let (laid, lacks) = self.lay_over(&projection, &shown);
+        let keeping = self.keeping(&shown);
+        let unready = !laid.missing_required.is_empty() && !self.is_complete();
+        let (unkept, wrote) = if self.unproved || lacks || unready {
+            (keep(keeping).await, None)
+        } else {
+            let (unkept, wrote) = self.write(&laid, keeping).await;
+            (unkept, Some(wrote))
+        };
+        if let Some(result) = unkept.as_ref().map(Result::as_ref) {
+            let error =
+                result.map_or_else(|error| Some(error.code()), |error| error.as_ref().map(Error::code));
+            self.parts.observer.event(&Event::Kept { error });
         }
-        let wrote = match self.write(&projection).await {
-            Ok(wrote) => wrote,
+        let unkept = match unkept.transpose() {
+            Ok(unkept) => unkept.flatten(),
             Err(error) => {
-                tracing::error!(%error, "the files could not be written; readers keep what they have");
+                tracing::error!(%error, "what a restart would begin with cannot be replaced; readers keep what they have");
                 return Pass { missing, failure: Some(error), ..Pass::default() };
             }
         };
-        let changed = self.changes(&projection, before.as_ref());
+        self.serve(&projection, &shown);
+        let wrote = match wrote.transpose() {
+            Ok(wrote) => wrote,
+            Err(error) => {
+                self.guard.settle(&shown, self.parts.clock.boot());
+                tracing::error!(%error, "the files could not be written; readers keep what they have");
+                return Pass { missing, failure: Some(error), unkept, ..Pass::default() };
+            }
+        };
+        self.guard.settle(&shown, self.parts.clock.boot());
+        let Some(wrote) = wrote else { return Pass { missing, unkept, ..Pass::default() } };
+        let changed = self.changes(&laid, before.as_ref());
         if self.outputs.is_some() {
             record::deliveries(&self.parts, &self.declared, &changed);
         }
@@ -246,8 +318,9 @@ impl Engine {
             notify: specs.get(entry.name.as_str()).and_then(|spec| spec.notify.clone()),
         };
         let changed = changed.into_iter().map(change).collect();
-        self.delivered = Some(projection);
-        Pass { missing, failure: None, changed, wrote }
+        self.delivered = Some(laid);
+        self.complete |= missing.is_empty();
+        Pass { missing, failure: None, unkept, changed, wrote }
     }
 
     /// Delivers what [`Self::snapshot_tree`] projected, without a look at what has changed since: nothing is converted.
@@ -260,7 +333,7 @@ impl Engine {
     /// delivery.
     pub async fn rewrite(&mut self) -> Option<Pass> {
         let delivered = self.delivered.clone()?;
-        Some(match self.write(&delivered).await {
+        Some(match self.write(&delivered, None).await.1 {
             Ok(wrote) => Pass { wrote, ..Pass::default() },
             Err(error) => Pass { failure: Some(error), ..Pass::default() },
         })
@@ -270,7 +343,9 @@ impl Engine {
     /// made before [`Self::set_outputs`]. [`Self::deliver`] writes the very same.
     pub async fn snapshot_tree(&mut self) -> (Pass, Tree) {
         let projecting = self.begin();
-        let (projection, missing) = self.look(projecting).await;
+        let (projection, shown) = self.look(projecting).await;
+        self.serve(&projection, &shown);
+        let missing = projection.missing_required.clone();
         (Pass { missing, ..Pass::default() }, projection.tree.clone())
     }
 
@@ -281,39 +356,120 @@ impl Engine {
         }
     }
 
-    async fn look(&mut self, mut projecting: Projecting) -> (Arc<Projection>, Vec<(String, Error)>) {
+    async fn look(&mut self, mut projecting: Projecting) -> (Arc<Projection>, Snapshots) {
         projecting.ready().await;
-        while !projecting.is_of(&self.declared) {
+        // Nothing new is shown when the right to read came into doubt meanwhile.
+        while !projecting.is_of(&self.declared) || (self.unproved && !projecting.is_unproved()) {
             projecting = self.begin();
             projecting.ready().await;
         }
-        let (projection, snapshots) = self.take(projecting);
+        let (projection, shown) = self.take(projecting);
         self.latest = Some(Arc::clone(&projection));
-        self.warn(&projection, &snapshots);
-        self.serve(&projection, &snapshots);
-        let missing = projection.missing_required.clone();
-        (projection, missing)
+        self.warn(&projection, &shown);
+        (projection, shown)
     }
 
-    fn snapshots(&self) -> Snapshots {
-        self.watch.snapshots().into_iter().map(|snapshot| (snapshot.key.request.clone(), snapshot)).collect()
+    /// What readers may see now: nothing that was asked for before they were given what they have, and nothing new while
+    /// the right to read is in doubt.
+    fn admit(&mut self) -> Snapshots {
+        let now = self.watch.snapshots();
+        if self.unproved {
+            return self.guard.shown(now);
+        }
+        let (shown, again) = self.guard.admit(now);
+        again.iter().for_each(|request| self.watch.ask_again(request));
+        shown
     }
 
-    async fn write(&mut self, projection: &Projection) -> Result<Option<Committed>> {
-        let Some(outputs) = &mut self.outputs else { return Ok(None) };
+    /// Takes what an earlier process delivered for what readers have: the files that are there, and what was kept of the
+    /// values. Where the two disagree, the files stay. Does it once; to be called before [`Self::begin`].
+    pub async fn recall(&mut self) {
+        let Some(mut found) = self.found.take() else { return };
+        let watched: HashSet<_> = self.watch.snapshots().iter().map(|now| now.key.clone()).collect();
+        found.objects.retain(|saved| watched.contains(&saved.key));
+        let on_volume = match &mut self.outputs {
+            Some(outputs) => outputs.read(recall::paths(&self.declared)).await,
+            None => Ok(None),
+        };
+        let on_volume = on_volume.unwrap_or_else(|error| {
+            tracing::warn!(%error, "what is on the volume cannot be read, and is written anew where it differs");
+            None
+        });
+        if on_volume.is_none() && found.objects.is_empty() {
+            return;
+        }
+        self.guard = Guard::resumed(found.objects);
+        let mut projection = self.look_back().await;
+        if let Some(on_volume) = &on_volume {
+            self.apart = recall::apart(&self.declared, &projection, on_volume);
+            if found.is_behind && !self.apart.is_empty() {
+                self.guard.disown(&recall::requests(&self.apart, &self.declared));
+                self.latest = None;
+                projection = self.look_back().await;
+                self.apart = recall::apart(&self.declared, &projection, on_volume);
+            }
+            if projection.missing_required.is_empty() {
+                self.delivered = Some(recall::laid_over(&projection, &self.apart).0);
+                self.complete = true;
+            }
+        }
+    }
+
+    async fn look_back(&mut self) -> Arc<Projection> {
+        let shown = self.guard.shown(self.watch.snapshots());
+        let mut projecting = self.begin_with(shown);
+        projecting.ready().await;
+        let (projection, _) = self.take(projecting);
+        self.latest = Some(Arc::clone(&projection));
+        projection
+    }
+
+    fn lay_over(&mut self, projection: &Arc<Projection>, shown: &Snapshots) -> (Arc<Projection>, bool) {
+        let declared = Arc::clone(&self.declared);
+        self.apart.retain(|apart| !recall::is_settled(apart, &declared, projection, shown));
+        recall::laid_over(projection, &self.apart)
+    }
+
+    /// What to write down before readers see `shown`, in the order of the declaration.
+    fn keeping(&self, shown: &Snapshots) -> Option<Keeping> {
+        let kept = self.kept.as_ref()?;
+        let order = self.watch.snapshots();
+        let shown = order.iter().filter_map(|snapshot| shown.get(&snapshot.key.request).cloned());
+        kept.next(shown.collect())
+    }
+
+    /// Keeps and commits. The first result is that of keeping: `None` when there was nothing new to keep, and an error
+    /// when nothing may be shown.
+    async fn write(
+        &mut self,
+        projection: &Projection,
+        keeping: Option<Keeping>,
+    ) -> (Option<Unkept>, Result<Option<Committed>>) {
+        let Some(outputs) = &mut self.outputs else { return (keep(keeping).await, Ok(None)) };
         let start = Instant::now();
-        let result = outputs.commit(projection.tree.clone()).await;
+        let unkept = Arc::new(OnceLock::new());
+        let told = Arc::clone(&unkept);
+        let first = move || {
+            let Some(keeping) = keeping else { return Ok(()) };
+            let result = keeping.run();
+            let refused = result.as_ref().err().cloned();
+            let _ = told.set(result);
+            refused.map_or(Ok(()), Err)
+        };
+        let result = outputs.commit(projection.tree.clone(), first).await;
+        let unkept = unkept.get().cloned();
         if !matches!(result, Ok(Committed::Unchanged)) {
             let error = result.as_ref().err().map(Error::code);
             let files = projection.tree.files.len();
             self.parts.observer.event(&Event::Written { files, duration: start.elapsed(), error });
         }
-        result.map(|committed| {
+        let result = result.map(|committed| {
             if let Committed::Swapped { files, generation } = committed {
                 tracing::info!(files, generation, "files written");
             }
             Some(committed)
-        })
+        });
+        (unkept, result)
     }
 
     fn serve(&mut self, projection: &Projection, snapshots: &Snapshots) {
@@ -381,6 +537,16 @@ impl Engine {
         }
         self.warned = now;
     }
+}
+
+/// How keeping went: without an error, with one that keeps nobody from being shown what is new, or not at all.
+type Unkept = Result<Option<Error>>;
+
+/// Keeps without committing anything.
+async fn keep(keeping: Option<Keeping>) -> Option<Unkept> {
+    let keeping = keeping?;
+    let lost = |_| Err(Error::new(keyward_core::Code::Internal, "keeping for a restart ended by a defect"));
+    Some(tokio::task::spawn_blocking(|| keeping.run()).await.unwrap_or_else(lost))
 }
 
 /// Nothing is fresh for a reader whose right to read is in doubt.

@@ -1,7 +1,7 @@
 //! Declared objects kept current as one tree of files and one view for the local API.
 //!
-//! [`Engine`] turns the broker's snapshots into a projection, commits it to [`Outputs`], publishes the [`View`] and
-//! records what it delivered, in that order. The sidecar has one engine, the node plugin one for each volume: values
+//! [`Engine`] turns the broker's snapshots into a projection, writes down what a restart must find ([`Kept`]), commits
+//! the files to [`Outputs`], publishes the [`View`] and records what it delivered, in that order. The sidecar has one engine, the node plugin one for each volume: values
 //! are shared with the broker's cache, so that a further volume of objects already held costs little.
 
 mod engine;
@@ -10,6 +10,6 @@ mod outputs;
 mod view;
 
 pub use engine::{Change, Declared, Engine, Parts, Pass, Projecting};
-pub use kept::Kept;
+pub use kept::{Found, Kept};
 pub use outputs::{OnTmpfs, Outputs, Room};
 pub use view::View;

@@ -1,10 +1,12 @@
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use keyward_core::spec::FilePath;
 use keyward_core::{Code, Error, Result};
 use keyward_delivery::atomic::{AtomicDirectory, Committed};
 use keyward_delivery::tmpfs;
-use keyward_delivery::tree::Tree;
+use keyward_delivery::tree::{File, Tree};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
@@ -73,13 +75,39 @@ impl Outputs {
         self.directory.lock().await.distrust();
     }
 
-    /// Makes readers see `tree`; see [`AtomicDirectory::commit`].
+    /// Those of `paths` that readers see now; `None` when nothing was committed, or its mark is gone.
     ///
     /// # Errors
-    /// As there, and those of the room.
-    pub async fn commit(&mut self, tree: Tree) -> Result<Committed> {
+    /// `KW_FILE_SYSTEM`.
+    pub async fn read(&mut self, paths: Vec<FilePath>) -> Result<Option<BTreeMap<FilePath, File>>> {
+        self.with(move |directory| {
+            if !directory.marker_is_intact() {
+                return Ok(None);
+            }
+            let mut found = BTreeMap::new();
+            for path in paths {
+                if let Some(file) = directory.read(&path)? {
+                    found.insert(path, file);
+                }
+            }
+            Ok(Some(found))
+        })
+        .await
+    }
+
+    /// Makes readers see `tree`; see [`AtomicDirectory::commit`]. Does `first` before, off the async threads too, and
+    /// nothing when that fails.
+    ///
+    /// # Errors
+    /// As there, those of the room, and those of `first`.
+    pub async fn commit(
+        &mut self,
+        tree: Tree,
+        first: impl FnOnce() -> Result<()> + Send + 'static,
+    ) -> Result<Committed> {
         let room = Arc::clone(&self.room);
         self.with(move |directory| {
+            first()?;
             room.ensure(directory.directory(), tree.payload(), tree.files.len())?;
             directory.commit(&tree)
         })

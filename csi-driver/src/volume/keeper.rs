@@ -29,7 +29,7 @@ const WRITE_AGAIN: Duration = Duration::from_secs(1);
 /// Steps of an edit that ask somebody.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// What is told of beside single objects.
-const OTHERS: [&str; 4] = ["identity", "files", "class", "history"];
+const OTHERS: [&str; 5] = ["identity", "files", "class", "history", "snapshot"];
 /// Versions that were disabled show in no other way than by listing again.
 const RELIST: u32 = 10;
 
@@ -45,6 +45,8 @@ pub(crate) struct Keeper {
     pub(crate) record: Record,
     pub(crate) serving: Option<Serving>,
     pub(crate) teller: Teller,
+    /// Why a restart would not find what readers have.
+    pub(crate) unkept: Option<Error>,
 }
 
 /// What a running keeper has in mind.
@@ -102,10 +104,12 @@ impl Keeper {
         mind.renew = self.proof_lapses();
         let mut classes = self.classes();
         if self.engine.is_complete() {
+            self.tell_unkept(mind);
             self.look_around(mind);
         } else {
             // Gone on with after a restart: what it holds is shown at once, and what was left behind is swept.
             mind.sweep = Some((Instant::now() + GRACE, 2));
+            self.engine.recall().await;
             self.presented(mind, orders).await;
             self.deliver(mind, orders).await;
         }
@@ -315,7 +319,6 @@ impl Keeper {
             // Twice: the first sweep marks what the second removes.
             mind.sweep = Some((Instant::now() + GRACE, 2));
         }
-        self.node.dirty.notify_one();
         if let Some(error) = &pass.failure {
             self.tell_once(mind, "files", error);
             // The vault may have nothing new for months.
@@ -325,12 +328,32 @@ impl Keeper {
         } else if pass.wrote.is_some() {
             mind.unwritten = 0;
         }
+        if pass.failure.is_none() {
+            self.unkept = pass.unkept;
+        }
+        self.tell_unkept(mind);
         self.look_around(mind);
+    }
+
+    /// That a restart would begin with nothing is a condition of the volume, and is tried to be mended.
+    fn tell_unkept(&self, mind: &mut Mind) {
+        match &self.unkept {
+            Some(error) => {
+                self.tell_once(mind, "snapshot", error);
+                let again = Instant::now() + RETRY_LIMIT;
+                mind.retry = Some(mind.retry.map_or(again, |at| at.min(again)));
+            }
+            None => Self::forget_told(mind, "snapshot"),
+        }
     }
 
     /// What is not as declared, for health and events.
     fn look_around(&self, mind: &mut Mind) {
         let mut complaints = Vec::new();
+        if let Some(error) = &self.unkept {
+            complaints
+                .push(("SnapshotNotKept", format!("a restart of the driver would find no values: {error}")));
+        }
         let mut now = HashSet::new();
         for served in self.engine.view().list() {
             let Some(error) = served.error.as_ref().or(served.value.as_ref().err()) else { continue };
@@ -376,7 +399,7 @@ impl Keeper {
         let Some(class) = self.edited() else { return };
         let basis = Basis { class: Some(class), ..self.record.basis.clone() };
         if mind.pending.as_ref().is_some_and(|pending| pending.basis == basis) {
-            return;
+            return self.take_over(mind, orders).await;
         }
         match timeout(PATIENCE, self.prepare(basis)).await {
             Ok(Ok(pending)) => {
@@ -430,7 +453,7 @@ impl Keeper {
     async fn relist(&mut self, mind: &mut Mind, orders: &mut mpsc::Receiver<Order>) {
         mind.relist = Some(Instant::now() + self.node.settings.config.rotation.interval * RELIST);
         if mind.pending.is_some() {
-            return;
+            return self.take_over(mind, orders).await;
         }
         match timeout(PATIENCE, self.prepare(self.record.basis.clone())).await {
             Ok(Ok(pending)) => {
@@ -447,34 +470,38 @@ impl Keeper {
 
     async fn take_over(&mut self, mind: &mut Mind, orders: &mut mpsc::Receiver<Order>) {
         let Some(pending) = &mind.pending else { return };
-        match pending.readiness() {
+        match pending.readiness(&self.engine) {
             Ok(()) => {}
             Err(Some(error)) => return self.tell_once(mind, "class", &error),
             Err(None) => return,
         }
         let declared = pending.declared();
-        let Some(Pending { plan, basis, tenant, expanded, histories, .. }) = mind.pending.take() else {
+        // Before anything of it shows: a restart must not go on with the declaration of before.
+        let mut record = self.record.clone();
+        record.basis = pending.basis.clone();
+        record.histories = pending.histories.write();
+        let (state, saved) = (self.node.state.clone(), record.clone());
+        let volume_id = self.volume.place.volume_id().to_owned();
+        let saving = Arc::clone(&mind.saving).lock_owned().await;
+        let save = move |_: &_| {
+            let _saving = saving;
+            state.save(&volume_id, &saved)
+        };
+        if let Err(error) = self.node.blocking(save).await {
+            mind.edit = Some(Instant::now() + RETRY_LIMIT);
+            mind.relist = mind.relist.map(|_| Instant::now() + RETRY_LIMIT);
+            return self.tell_once(mind, "class", &error);
+        }
+        let Some(Pending { plan, tenant, expanded, histories, .. }) = mind.pending.take() else {
             return;
         };
         if !Arc::ptr_eq(&self.tenant, &tenant) {
             self.tenant.shared.withdraw(self.volume.place.volume_id());
         }
         self.engine.redeclare(declared);
-        self.record.basis = basis;
-        self.record.histories = histories.write();
+        self.record = record;
         (self.plan, self.tenant, self.ids, self.histories) =
             (plan.expanded(), tenant, expanded.ids, histories);
-        let (state, record) = (self.node.state.clone(), self.record.clone());
-        let volume_id = self.volume.place.volume_id().to_owned();
-        let saving = Arc::clone(&mind.saving).lock_owned().await;
-        let save = move |_: &_| {
-            let _saving = saving;
-            state.save(&volume_id, &record)
-        };
-        let saved = self.node.blocking(save).await;
-        if let Err(error) = saved {
-            tracing::warn!(%error, "an edit is applied, and a restart would begin with the old class");
-        }
         mind.newest = None;
         self.schedule(mind);
         Self::forget_told(mind, "class");

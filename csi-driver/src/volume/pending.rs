@@ -3,7 +3,7 @@ use std::sync::Arc;
 use keyward_broker::{Broker, Watch, WatchItem};
 use keyward_core::spec::{ObjectSpec, Source};
 use keyward_core::{Error, FetchRequest, ObjectKey};
-use keyward_volume::Declared;
+use keyward_volume::{Declared, Engine};
 
 use super::Histories;
 use crate::identities::Tenant;
@@ -40,7 +40,8 @@ impl Pending {
     }
 
     /// Whether it can take over; otherwise why not, once the reason is known.
-    pub(super) fn readiness(&self) -> Result<(), Option<Error>> {
+    /// After a restart what is only remembered does not count: the provider must have been asked.
+    pub(super) fn readiness(&self, engine: &Engine) -> Result<(), Option<Error>> {
         let snapshots = self.watch.snapshots();
         let required = |spec: &&ObjectSpec| !spec.optional;
         for spec in self.expanded.specs.iter().filter(required) {
@@ -48,7 +49,7 @@ impl Pending {
             let request = FetchRequest { object: source.object.clone(), parts: source.parts() };
             let snapshot = snapshots.iter().find(|snapshot| snapshot.key.request == request);
             match snapshot {
-                Some(snapshot) if snapshot.fetched.is_some() => {}
+                Some(snapshot) if engine.would_show(snapshot) => {}
                 Some(snapshot) => return Err(snapshot.error.clone()),
                 None => return Err(None),
             }

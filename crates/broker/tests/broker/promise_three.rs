@@ -205,6 +205,40 @@ async fn a_restart_is_an_outage_values_come_back_stale_with_their_age_until_they
 }
 
 #[tokio::test(start_paused = true)]
+async fn of_several_values_that_outlived_a_restart_the_one_confirmed_last_stays_in_whatever_order_they_come()
+{
+    let before = Bench::new(settings());
+    let watch = before.watch(&["db"]).await;
+    let first = before.broker.export();
+    before.vault.set("db", "second");
+    wait(MINUTE * 5).await;
+    let second = before.broker.export();
+    drop(watch);
+    before.vault.fail(Some(Fault::Code(Code::Connect)));
+    for order in [[&first, &second, &first], [&second, &first, &second]] {
+        let after = Bench::over(settings(), before.clock.clone(), before.vault.clone());
+        let given: Vec<_> = order.map(|saved| after.broker.restore(saved.clone())).into_iter().collect();
+        let restored = after.broker.peek(&after.key("db")).unwrap();
+        assert_eq!(
+            (text(&restored), restored.state, restored.asked),
+            ("second".to_owned(), State::Stale, None)
+        );
+        // Equal content is held once.
+        let of = |saved: &[keyward_broker::Saved]| std::sync::Arc::as_ptr(&saved[0].fetched);
+        let shared = restored.fetched.as_ref().map(std::sync::Arc::as_ptr);
+        assert_eq!(Some(of(&given[if std::ptr::eq(order[1], &second) { 1 } else { 2 }])), shared);
+    }
+    // What this process has read itself is never replaced.
+    let after = Bench::over(settings(), before.clock.clone(), before.vault.clone());
+    before.vault.fail(None);
+    let _watch = after.watch(&["db"]).await;
+    wait(MINUTE * 2).await;
+    after.broker.restore(second);
+    let held = after.broker.peek(&after.key("db")).unwrap();
+    assert!(held.asked.is_some() && text(&held) == "first");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_restart_gives_no_revoked_value_back() {
     let before = Bench::new(settings());
     let watch = before.watch(&["db", "web"]).await;

@@ -122,3 +122,30 @@ async fn a_watch_over_restored_values_is_ready_while_the_vault_is_away() {
     tokio::time::timeout(MINUTE, watch.changed()).await.unwrap();
     assert_eq!((text(&watch.snapshots()[0]).as_str(), watch.snapshots()[0].state), ("second", State::Fresh));
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_again_is_told_of_the_next_good_answer_although_it_says_nothing_new() {
+    let bench = Bench::new(settings());
+    let mut watch = bench.watch(&["db"]).await;
+    watch.changed().await;
+    let before = watch.snapshots()[0].asked.unwrap();
+    let request = bench.key("db").request;
+    bench.vault.fail(Some(Fault::Code(Code::VaultUnavailable)));
+    watch.ask_again(&request);
+    watch.changed().await;
+    assert_eq!((watch.snapshots()[0].state, watch.snapshots()[0].asked), (State::Stale, Some(before)));
+    bench.vault.fail(None);
+    watch.changed().await;
+    let asked = watch.snapshots()[0].asked.unwrap();
+    assert!(asked > before);
+    // Once healthy, it takes neither a change nor the whole interval.
+    wait(Duration::from_secs(5)).await;
+    let begun = tokio::time::Instant::now();
+    watch.ask_again(&request);
+    watch.changed().await;
+    assert!(begun.elapsed() < Duration::from_secs(1) && watch.snapshots()[0].asked.unwrap() > asked);
+    assert!(
+        tokio::time::timeout(MINUTE * 10, watch.changed()).await.is_err(),
+        "later answers without news wake nobody"
+    );
+}

@@ -116,6 +116,7 @@ fn snapshot(source: &ObjectSource) -> Snapshot {
         error,
         confirmed: None,
         confirmed_boot: None,
+        asked: None,
         checked: None,
         next_check: None,
         sequence: 1,

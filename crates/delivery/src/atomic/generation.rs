@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 
-use keyward_core::{Code, Error, Result};
+use keyward_core::spec::FilePath;
+use keyward_core::{Code, Error, Result, SecretBytes};
 use rustix::fs::{FileType, Mode, fchmod, fstat};
 use rustix::io::{Errno, retry_on_intr};
 
@@ -14,6 +15,8 @@ use crate::tree::{File, Tree};
 const PREFIX: &str = "..kw_";
 /// No number of ours comes near it; a larger one was put there by somebody else.
 const LARGEST: u64 = 1_000_000_000_000_000;
+/// No file that we wrote is larger, in bytes.
+const LARGEST_FILE: usize = 64 << 20;
 
 /// The directory's name.
 pub(super) fn name(sequence: u64) -> String {
@@ -106,6 +109,27 @@ pub(super) fn holds(directory: &OwnedFd, sequence: u64, tree: &Tree) -> rustix::
         }
     }
     Ok(count_files(&root, tree.files.len())? == tree.files.len())
+}
+
+/// One file of a generation; `None` when there is no regular file of an acceptable size.
+pub(super) fn read(directory: &OwnedFd, sequence: u64, path: &FilePath) -> rustix::io::Result<Option<File>> {
+    let root = beneath::open_directory(directory, &name(sequence))?;
+    let found = match beneath::open_to_read(&root, path.as_str()) {
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => return Ok(None),
+        found => found?,
+    };
+    let stat = retry_on_intr(|| fstat(&found))?;
+    let size = usize::try_from(stat.st_size).unwrap_or(usize::MAX);
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || size > LARGEST_FILE {
+        return Ok(None);
+    }
+    let content = beneath::read_at_most(&found, size)?;
+    Ok(content.map(|content| File {
+        content: SecretBytes::copy_from(&content),
+        mode: stat.st_mode & 0o777,
+        uid: Some(stat.st_uid),
+        gid: Some(stat.st_gid),
+    }))
 }
 
 /// Files below `directory`, counted to just beyond `most`.

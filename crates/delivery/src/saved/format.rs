@@ -15,7 +15,9 @@ use zeroize::Zeroizing;
 use super::SavedObject;
 
 /// The last byte is the version of the format.
-const MAGIC: &[u8; 8] = b"KWSAVED\x01";
+const MAGIC: &[u8; 8] = b"KWSAVED\x02";
+/// The same records, but written after readers had been given the values, not before.
+const BEHIND: u8 = 1;
 /// Longest text, in bytes; values are bounded by the file.
 const LONGEST_TEXT: usize = 4096;
 
@@ -51,7 +53,7 @@ fn checked(bytes: &[u8]) -> Result<&[u8]> {
     if magic[..7] != MAGIC[..7] {
         return Err(bad("it is no snapshot"));
     }
-    if magic != MAGIC {
+    if magic != MAGIC && magic.last() != Some(&BEHIND) {
         return Err(bad("another version of Keyward wrote it"));
     }
     let body = rest.len().checked_sub(SHA256_OUTPUT_LEN).ok_or_else(|| bad("it is too short"))?;
@@ -60,6 +62,11 @@ fn checked(bytes: &[u8]) -> Result<&[u8]> {
         return Err(bad("its checksum does not match"));
     }
     Ok(records)
+}
+
+/// Whether readers may have been given something newer than what `bytes` hold, although nothing is damaged.
+pub(super) fn is_behind(bytes: &[u8]) -> bool {
+    bytes.get(MAGIC.len() - 1) == Some(&BEHIND)
 }
 
 /// Reads what is between magic and checksum: for fuzzing, which would not get past the checksum.
@@ -87,11 +94,17 @@ fn is_of(identity: &IdentityKey, owner: [&str; 4]) -> bool {
     [identity.method, &identity.authority, &identity.tenant, &identity.client] == owner
 }
 
-/// The whole file. Its size is counted first, so that the buffer never grows and leaves copies behind.
-pub(super) fn write(objects: &[SavedObject]) -> Zeroizing<Vec<u8>> {
+/// Bytes of the file that keeps `objects`.
+#[must_use]
+pub fn size(objects: &[SavedObject]) -> usize {
     let mut size = MAGIC.len() + SHA256_OUTPUT_LEN;
     put_records(&mut |bytes| size += bytes.len(), objects);
-    let mut file = Zeroizing::new(Vec::with_capacity(size));
+    size
+}
+
+/// The whole file. Its size is counted first, so that the buffer never grows and leaves copies behind.
+pub(super) fn write(objects: &[SavedObject]) -> Zeroizing<Vec<u8>> {
+    let mut file = Zeroizing::new(Vec::with_capacity(size(objects)));
     file.extend_from_slice(MAGIC);
     put_records(&mut |bytes| file.extend_from_slice(bytes), objects);
     let sum = digest(&SHA256, &file);

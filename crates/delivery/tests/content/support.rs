@@ -125,6 +125,7 @@ pub(crate) fn snapshot(
         error,
         confirmed: None,
         confirmed_boot: None,
+        asked: None,
         checked: None,
         next_check: None,
         sequence: 1,

@@ -74,8 +74,8 @@ impl Scenario {
     pub(crate) fn run(self, path: &Path) -> Result<()> {
         if self == Self::Save {
             let directory = saved::open(path)?;
-            saved::save(&directory, &snapshot(2))?;
-            return saved::load(&directory, &[identity()]).map(|_| ());
+            saved::save(&directory, saved::ONLY, &snapshot(2))?;
+            return saved::load(&directory, saved::ONLY, &[identity()]).map(|_| ());
         }
         let mut writer = start(path, self.mode())?;
         for number in self.allowed().iter().flatten().filter(|number| **number > 1 || self.last() == 1) {

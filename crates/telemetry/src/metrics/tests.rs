@@ -21,6 +21,7 @@ fn every_event() -> Vec<Event> {
         Event::States { fresh: 1, stale: 2, refused: 3, pending: 4 },
         Event::Storm { active: true },
         Event::Written { files: 3, duration, error: None },
+        Event::Kept { error: Some(Code::NoSpace) },
         Event::Notified { kind: "http", error: Some(Code::NotifyFailed) },
         Event::Audit { lost: false },
         Event::Audit { lost: true },
@@ -39,6 +40,7 @@ fn every_event() -> Vec<Event> {
             | Event::States { .. }
             | Event::Storm { .. }
             | Event::Written { .. }
+            | Event::Kept { .. }
             | Event::Notified { .. }
             | Event::Audit { .. } => {}
         }

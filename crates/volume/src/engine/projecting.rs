@@ -6,13 +6,16 @@ use keyward_core::{Code, Error, Result};
 use keyward_delivery::conversions::Turn;
 use keyward_delivery::projection::{Projection, project, project_as_it_is};
 
-use super::{Declared, Engine, Snapshots, request};
+use super::guard::Snapshots;
+use super::{Declared, Engine, request};
 
 /// A projection that is being made. It needs nothing of its engine until [`Engine::finish`]; dropping it ends the
 /// conversions that it takes.
 pub struct Projecting {
     declared: Arc<Declared>,
     snapshots: Snapshots,
+    /// The right to read was in doubt when it began.
+    unproved: bool,
     work: Work,
 }
 
@@ -60,6 +63,10 @@ impl Projecting {
         }
     }
 
+    pub(super) fn is_unproved(&self) -> bool {
+        self.unproved
+    }
+
     pub(super) fn is_of(&self, declared: &Arc<Declared>) -> bool {
         Arc::ptr_eq(&self.declared, declared)
     }
@@ -69,24 +76,30 @@ impl Engine {
     /// Begins to project the current snapshots. What takes conversions runs in the pod's turn, off the thread that answers
     /// lookups; it goes on while the caller does something else.
     #[must_use]
-    pub fn begin(&self) -> Projecting {
-        let (snapshots, declared) = (self.snapshots(), Arc::clone(&self.declared));
+    pub fn begin(&mut self) -> Projecting {
+        let shown = self.admit();
+        self.begin_with(shown)
+    }
+
+    pub(super) fn begin_with(&self, snapshots: Snapshots) -> Projecting {
+        let declared = Arc::clone(&self.declared);
         let work = match &self.latest {
             Some(latest) if self.unproved => {
                 Work::Done(Some(Made { projection: Arc::clone(latest), mentions: None }))
             }
             _ => self.work(&declared, &snapshots),
         };
-        Projecting { declared, snapshots, work }
+        Projecting { declared, snapshots, unproved: self.unproved, work }
     }
 
     /// The last projection once more, or the current one where there is none.
-    pub(super) fn begin_with_latest(&self) -> Projecting {
+    pub(super) fn begin_with_latest(&mut self) -> Projecting {
         let Some(latest) = self.latest.clone() else { return self.begin() };
         let made = Made { projection: latest, mentions: None };
         Projecting {
             declared: Arc::clone(&self.declared),
-            snapshots: self.snapshots(),
+            snapshots: self.admit(),
+            unproved: self.unproved,
             work: Work::Done(Some(made)),
         }
     }
@@ -112,7 +125,7 @@ impl Engine {
 
     /// What was made, and of which snapshots. What could not be made leaves what there was.
     pub(super) fn take(&mut self, projecting: Projecting) -> (Arc<Projection>, Snapshots) {
-        let Projecting { declared, snapshots, work } = projecting;
+        let Projecting { declared, snapshots, work, .. } = projecting;
         let made = match work {
             Work::Done(made) => made,
             Work::Under(_) => None,

@@ -1,3 +1,5 @@
+mod restart;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -26,7 +28,10 @@ struct World {
 impl World {
     fn new() -> Self {
         let clock: Arc<dyn Clock> = Arc::new(TokioClock::new());
-        let vault = ModelVault::new("shop", Arc::clone(&clock), 1);
+        Self::over(ModelVault::new("shop", Arc::clone(&clock), 1), clock)
+    }
+
+    fn over(vault: Arc<ModelVault>, clock: Arc<dyn Clock>) -> Self {
         let recorder = Arc::new(Recorder::default());
         let (audit, observer): (Arc<dyn AuditSink>, Arc<dyn Observer>) = (recorder.clone(), recorder.clone());
         let broker = Broker::new(BrokerSettings::default(), Arc::clone(&clock), Arc::clone(&observer), 1);

@@ -26,6 +26,7 @@ use crate::mounts::{Mounts, Place};
 use crate::node;
 use crate::plan::Expanded;
 use crate::request::{Pod, Wanted};
+use crate::snapshots::Snapshots;
 use crate::state::State as Records;
 use crate::volume::Presented;
 
@@ -70,7 +71,7 @@ impl Rig {
         vault.assign(&identity, Permission::READ_ALL);
         vault.set_secret("a", "1");
         let clock = Arc::<Ahead>::default();
-        let state = tempfile::tempdir().unwrap();
+        let state = tempfile::tempdir_in("/dev/shm").unwrap();
         let config = config(&emulator);
         let (node, broker) = node(&emulator, &config, &clock, state.path());
         tokio::spawn(broker.run());
@@ -93,8 +94,16 @@ impl Rig {
         let record =
             Record::new("secrets".to_owned(), wanted.target.clone(), wanted.pod.clone(), basis, false);
         let root = OwnedFd::from(std::fs::File::open(state.path()).unwrap());
-        let (volume, orders) =
-            Volume::new(wanted.place.clone(), wanted.target.clone(), wanted.pod.clone(), root, presented);
+        let kept = node.snapshots.of(&wanted.place, node.account(&wanted.pod));
+        engine.set_kept(kept.clone());
+        let (volume, orders) = Volume::new(
+            wanted.place.clone(),
+            wanted.target.clone(),
+            wanted.pod.clone(),
+            root,
+            kept,
+            presented,
+        );
         let teller = node.teller(&wanted.pod, "secrets", None, &wanted.target);
         let pool = node.conversions.clone();
         let keeper = Keeper {
@@ -108,6 +117,7 @@ impl Rig {
             record,
             serving: None,
             teller,
+            unkept: None,
         };
         tokio::spawn(Box::new(keeper).run(orders));
         Self { emulator, identity, clock, view, volume, pool, _state: state }
@@ -194,6 +204,7 @@ fn node(
         // Nobody asks the mounter for anything.
         mounts: Mounts::new(UnixStream::pair().unwrap().0.into()),
         state: Records::new(std::fs::File::open(state).unwrap().into()),
+        snapshots: Snapshots::new(std::fs::File::open(state).unwrap().into()).unwrap(),
         broker: Arc::clone(&broker),
         identities,
         cluster: None,
@@ -302,7 +313,7 @@ async fn a_proof_that_lapsed_is_made_again_with_the_newest_token_when_something_
 #[tokio::test]
 async fn a_mounted_volume_that_kubelet_calls_for_is_not_swept_although_nothing_is_known_of_it() {
     let emulator = Emulator::builder().vault("shop").start().await.unwrap();
-    let state = tempfile::tempdir().unwrap();
+    let state = tempfile::tempdir_in("/dev/shm").unwrap();
     let (node, _) = node(&emulator, &config(&emulator), &Arc::default(), state.path());
     let [running, gone] = ["running", "gone"].map(|name| Place::new(UID, name).unwrap());
     node.asked_for(&running);

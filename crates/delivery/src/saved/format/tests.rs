@@ -71,9 +71,22 @@ fn a_snapshot_comes_back_whole_and_only_for_its_own_identity() {
 #[test]
 fn a_snapshot_of_another_version_says_so() {
     let mut bytes = write(&[]);
-    bytes[7] = 2;
+    bytes[7] = 3;
     let error = parse(&bytes, &[]).err().unwrap();
     assert_eq!(error.message(), "another version of Keyward wrote it");
+}
+
+#[test]
+fn a_snapshot_of_the_release_before_is_read_and_known_to_be_behind() {
+    let mine = identity("mine");
+    let now = write(&objects(&mine, b"one"));
+    let mut before = now[..now.len() - SHA256_OUTPUT_LEN].to_vec();
+    before[7] = BEHIND;
+    let sum = digest(&SHA256, &before);
+    before.extend_from_slice(sum.as_ref());
+    assert_eq!(parse(&before, std::slice::from_ref(&mine)).unwrap().len(), 3);
+    assert_eq!(parse_all(&before).unwrap().len(), 3);
+    assert!(is_behind(&before) && !is_behind(&now));
 }
 
 proptest! {
