@@ -35,6 +35,8 @@ const BINARY: &str = env!("CARGO_BIN_EXE_keyward-csi-driver");
 /// Points of each phase and process, when not all are tried.
 const KILLS: usize = 6;
 const FAILURES: usize = 4;
+/// Points of the walk with two rotations.
+const POINTS: usize = 40;
 const ERRORS: [Errno; 4] = [Errno::EIO, Errno::ENOMEM, Errno::EMFILE, Errno::ENOSPC];
 /// Most of a walk is waiting.
 const WORKERS: usize = 4;
@@ -161,6 +163,45 @@ async fn enumerate(rig: &mut Rig, part: Part, tallies: &Tallies) {
         }
         nth += part.stride;
     }
+}
+
+#[test]
+fn killed_anywhere_between_two_rotations_and_two_seconds_later_nothing_older_comes_back_while_the_vault_is_away()
+ {
+    let all = std::env::var_os("KEYWARD_KILL_ALL").is_some_and(|set| set == "1");
+    let seed = seed();
+    let count = Mutex::new(0);
+    let counted = on_nodes(&[()], &async |rig: &mut Rig, (): ()| {
+        let shot = Shot { who: Who::Broker, what: What::Kill, nth: usize::MAX };
+        *count.lock() = rig.walk(Phase::Twice, shot).await.calls;
+    });
+    if !counted {
+        return;
+    }
+    let count = count.into_inner();
+    let points = points(count, if all { count } else { POINTS }, seed);
+    let (killed, names) = (Mutex::new(0), Mutex::new(BTreeMap::<String, usize>::new()));
+    on_nodes(&points, &async |rig: &mut Rig, nth: usize| {
+        let shot = Shot { who: Who::Broker, what: What::Kill, nth };
+        // A walk that makes fewer calls than the counted one ends at its end, which is a point too.
+        if let Some(name) = rig.walk(Phase::Twice, shot).await.fired {
+            *killed.lock() += 1;
+            *names.lock().entry(name).or_default() += 1;
+        }
+    });
+    let (killed, points) = (killed.into_inner(), points.len());
+    tell(&format!(
+        "two rotations: killed at {killed} of {points} points, of {count} calls (seed {seed}, all: {all}); {:?}",
+        names.into_inner()
+    ));
+    assert!(killed * 2 > points, "most points are reached");
+}
+
+/// So many of `count` calls, at even distances that move with the seed.
+fn points(count: usize, many: usize, seed: u64) -> Vec<usize> {
+    let many = many.clamp(1, count.max(1));
+    let first = fastrand::Rng::with_seed(seed).usize(..count.div_ceil(many).max(1));
+    (0..many).map(|index| 1 + (first + index * count / many) % count.max(1)).collect()
 }
 
 /// Does all of `work` on several nodes side by side. False without the right to mount.

@@ -37,3 +37,16 @@ mod identities;
 
 #[path = "sidecar/canary.rs"]
 mod canary;
+
+#[cfg(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu"))]
+#[path = "../../csi-driver/tests/kill/calls.rs"]
+mod calls;
+
+#[cfg(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu"))]
+#[path = "../../csi-driver/tests/kill/tracer.rs"]
+#[allow(dead_code, reason = "the driver's tests use the rest")]
+mod tracer;
+
+#[cfg(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu"))]
+#[path = "sidecar/kill.rs"]
+mod kill;

@@ -7,7 +7,8 @@ use hyper_util::rt::TokioIo;
 use keyward_proto::secrets::v1::secret_service_client::SecretServiceClient;
 use keyward_proto::secrets::v1::watch_secrets_response::Event;
 use keyward_proto::secrets::v1::{
-    GetSecretRequest, ListSecretsRequest, Secret, WatchSecretsRequest, WatchSecretsResponse,
+    GetSecretRequest, ListSecretsRequest, RefreshSecretRequest, Secret, WatchSecretsRequest,
+    WatchSecretsResponse,
 };
 use rustix::process::{Gid, Uid};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
@@ -54,6 +55,13 @@ impl Client {
         let request = GetSecretRequest { name: name.to_owned(), version: String::new() };
         let answer =
             tokio::time::timeout(PATIENCE, self.0.clone().get_secret(request)).await.expect("an answer");
+        Ok(answer?.into_inner().secret.unwrap())
+    }
+
+    pub(crate) async fn refresh(&self, name: &str) -> Result<Secret, Status> {
+        let request = RefreshSecretRequest { name: name.to_owned() };
+        let answer =
+            tokio::time::timeout(PATIENCE, self.0.clone().refresh_secret(request)).await.expect("an answer");
         Ok(answer?.into_inner().secret.unwrap())
     }
 

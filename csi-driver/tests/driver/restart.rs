@@ -9,7 +9,8 @@ use serde_json::json;
 use crate::BINARY;
 use crate::application::{Client, as_user};
 use crate::hands::{
-    Writable, door, everything_is_down, generation, listing, names, publish_until_ok, records, secret, until,
+    Writable, door, everything_is_down, generation, listing, names, publish_until_ok, records, secret,
+    status, until,
 };
 
 fn with_socket(node: &Node, pod: &str, objects: &[&str]) -> PodVolume {
@@ -202,4 +203,126 @@ async fn an_upgrade_under_ten_volumes_is_seen_by_none_of_them() {
     }
     assert!(node.kubelet.mounts().is_empty() && records(&node.kubelet).is_empty());
     drop(driver);
+}
+
+/// The names of what is kept of volumes.
+fn kept(node: &Node) -> Vec<String> {
+    listing(&node.kubelet.dir().join("state/snapshot"))
+}
+
+/// The vault answers 503, and Entra as ever.
+fn vault_is_away(node: &Node) {
+    node.emulator.faults().set(Fault::on("secrets.*", status(503)));
+}
+
+/// Waits until the vault was asked `more` times in vain.
+async fn asked_in_vain(node: &Node, more: u64) {
+    let asked = || node.emulator.counters().with_status("secrets.get", 503);
+    let target = asked() + more;
+    until("the vault was asked in vain", || asked() >= target).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_versions_in_a_moment_then_killed_and_the_vault_away_files_and_api_stay_at_the_second() {
+    let Some(node) = Node::start(BINARY).await else { return };
+    node.vault().set_secret("a", "value-0");
+    let mut driver = node.drive().await;
+    // Under two names, since one name is refreshed once in a while only.
+    let objects = json!([secret("a"), {"from": secret("a"), "name": "again", "file": null}]).to_string();
+    let volume = node.volume_of(&node.pod("web-0"), &objects, &[("grpc", "true")]);
+    // One that has only files, of the same identity, and its proof is not renewed.
+    let files = node.volume("web-1", &["a"]);
+    node.publish(&volume).await.unwrap();
+    node.publish(&files).await.unwrap();
+    let socket = door(&node.kubelet, &volume).join("keyward.sock");
+    for (round, kill_broker) in [true, false, true].into_iter().enumerate() {
+        let client = Client::connect(socket.clone()).await.unwrap();
+        let (first, second) = (format!("first-{round}"), format!("second-{round}"));
+        for (name, value) in [("a", &first), ("again", &second)] {
+            node.vault().rotate_secret("a", value);
+            client.refresh(name).await.unwrap();
+            node.until_file(&volume, "a", value.as_bytes()).await;
+        }
+        // The moment that it is on disk.
+        let pid = if kill_broker { driver.broker().unwrap() } else { driver.mounter() };
+        driver.kill(pid).await;
+        let others = node.read(&files, "a").unwrap();
+        vault_is_away(&node);
+        driver = node.drive().await;
+        for published in [false, true, true] {
+            if published {
+                node.publish(&volume).await.unwrap();
+                node.publish(&files).await.unwrap();
+                // Without a token nobody asks.
+                asked_in_vain(&node, 2).await;
+            }
+            assert_eq!(node.read(&volume, "a").unwrap(), second.as_bytes(), "files, published: {published}");
+            let secret = Client::connect(socket.clone()).await.unwrap().get("a").await.unwrap();
+            assert_eq!((&secret.value[..], secret.stale), (second.as_bytes(), true));
+            // The other pod has what it had, too.
+            assert_eq!(node.read(&files, "a").unwrap(), others);
+        }
+        // A pod that proves itself now is given the newest that is remembered.
+        let late = node.volume(&format!("late-{round}"), &["a"]);
+        node.publish(&late).await.unwrap();
+        assert_eq!(node.read(&late, "a").unwrap(), second.as_bytes());
+        node.kubelet.unpublish(&late).await.unwrap();
+        node.emulator.faults().clear_all();
+        node.until_file(&files, "a", second.as_bytes()).await;
+        // What the vault names current now is delivered, also when it is old.
+        node.vault().rotate_secret("a", &first);
+        node.until_file(&volume, "a", first.as_bytes()).await;
+        node.until_file(&files, "a", first.as_bytes()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_volume_has_a_snapshot_of_its_own_that_goes_with_it_and_leftovers_go_at_the_next_start() {
+    let Some(node) = Node::start(BINARY).await else { return };
+    node.vault().set_secret("a", "1");
+    let mut driver = node.drive().await;
+    let volumes = [node.volume("web-0", &["a"]), node.volume("web-1", &["a"])];
+    for volume in &volumes {
+        node.publish(volume).await.unwrap();
+    }
+    let mut ids: Vec<_> = volumes.iter().map(PodVolume::id).collect();
+    ids.sort();
+    assert_eq!(kept(&node), ids, "kept before the publish was answered");
+    node.kubelet.unpublish(&volumes[0]).await.unwrap();
+    assert_eq!(kept(&node), [volumes[1].id()]);
+    assert!(node.publish(&node.volume("web-2", &["nowhere"])).await.is_err());
+    assert_eq!(kept(&node), [volumes[1].id()], "what was not published is not kept");
+    driver.stop().await;
+    let snapshot = node.kubelet.dir().join("state/snapshot");
+    for name in ["csi-of-nobody", "csi-of-nobody.next"] {
+        std::fs::write(snapshot.join(name), "x").unwrap();
+    }
+    unmount(node.kubelet.target(&volumes[1]), UnmountFlags::DETACH).unwrap();
+    let _driver = node.drive().await;
+    assert_eq!(kept(&node), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_earlier_release_kept_for_all_volumes_in_one_file_is_gone_on_with() {
+    let Some(node) = Node::start(BINARY).await else { return };
+    node.vault().set_secret("a", "1");
+    let mut driver = node.drive().await;
+    let volume = with_socket(&node, "web-0", &["a"]);
+    node.publish(&volume).await.unwrap();
+    driver.stop().await;
+    let snapshot = node.kubelet.dir().join("state/snapshot");
+    let own = snapshot.join(volume.id());
+    let mut old = std::fs::read(&own).unwrap();
+    old.truncate(old.len() - 32);
+    old[7] = 1;
+    let sum = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &old);
+    old.extend_from_slice(sum.as_ref());
+    std::fs::write(snapshot.join("snapshot"), old).unwrap();
+    std::fs::remove_file(own).unwrap();
+    everything_is_down(&node);
+    let _driver = node.drive().await;
+    let client = Client::connect(door(&node.kubelet, &volume).join("keyward.sock")).await.unwrap();
+    let secret = client.get("a").await.unwrap();
+    assert_eq!((&secret.value[..], secret.stale), (&b"1"[..], true));
+    until("it has a snapshot of its own", || kept(&node).contains(&volume.id())).await;
 }

@@ -1,4 +1,5 @@
-//! A reader who looks all the time: a volume is not mounted, or holds one whole generation.
+//! A reader who looks all the time: a volume is not mounted, or holds one whole generation, and never an older one than
+//! before.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,6 +28,8 @@ struct Shared {
     tampered: AtomicBool,
     looks: AtomicU64,
     bad: Mutex<Option<String>>,
+    /// The newest content that each of the volumes has shown.
+    newest: Mutex<Vec<String>>,
 }
 
 pub(crate) struct Reader {
@@ -37,14 +40,31 @@ pub(crate) struct Reader {
 impl Reader {
     pub(crate) fn start(targets: Vec<PathBuf>) -> Self {
         let shared = Arc::new(Shared::default());
+        *shared.newest.lock() = vec![String::new(); targets.len()];
         let of_thread = Arc::clone(&shared);
         let thread = std::thread::spawn(move || {
+            let mut last = vec![String::new(); targets.len()];
             while !of_thread.stop.load(Ordering::Acquire) {
-                for target in &targets {
+                for (index, (target, last)) in targets.iter().zip(&mut last).enumerate() {
                     // Asked before and after: the files may come and go between.
                     let before = of_thread.tampered.load(Ordering::Acquire);
                     let seen = look(target);
                     let after = of_thread.tampered.load(Ordering::Acquire);
+                    let seen = seen.and_then(|seen| match seen {
+                        // Another volume, when it comes again.
+                        Seen::NotMounted => {
+                            last.clear();
+                            Ok(())
+                        }
+                        Seen::Whole(content) if content >= *last => {
+                            of_thread.newest.lock()[index].clone_from(&content);
+                            *last = content;
+                            Ok(())
+                        }
+                        Seen::Whole(content) => {
+                            Err(format!("{}: {content:.7} after {last:.7}", target.display()))
+                        }
+                    });
                     if let Err(bad) = seen
                         && !before
                         && !after
@@ -62,6 +82,11 @@ impl Reader {
 
     pub(crate) fn tampered(&self, now: bool) {
         self.shared.tampered.store(now, Ordering::Release);
+    }
+
+    /// The newest content that a volume has shown, by its number.
+    pub(crate) fn newest(&self, index: usize) -> String {
+        self.shared.newest.lock()[index].clone()
     }
 
     /// What it saw that nobody should see, once.

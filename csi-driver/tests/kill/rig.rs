@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
+use keyward_emulator::{Effect, Fault};
 use keyward_proto::csi::v1::ProbeRequest;
-use keyward_proto::secrets::v1::GetSecretRequest;
 use keyward_proto::secrets::v1::secret_service_client::SecretServiceClient;
+use keyward_proto::secrets::v1::{GetSecretRequest, RefreshSecretRequest};
 use keyward_test_support::kubelet::PodVolume;
 use keyward_test_support::node::{DRIVER, Node, PATIENCE, VAULT};
 use rustix::fs::{AtFlags, unlinkat};
@@ -21,7 +22,7 @@ use tower::service_fn;
 
 use crate::BINARY;
 use crate::reader::{FILES, Reader, Seen, look};
-use crate::tracer::{Counted, Shot, Traced, What};
+use crate::tracer::{Counted, Line, Shot, Traced, What};
 
 /// Kubelet tries again after this, instead of its own half second.
 const AGAIN: Duration = Duration::from_millis(20);
@@ -38,6 +39,8 @@ pub(crate) enum Phase {
     Grow,
     Repair,
     Unpublish,
+    /// Two rotations within 100 ms, and two seconds more; afterwards the vault is away. A walk of its own.
+    Twice,
 }
 
 impl Phase {
@@ -49,6 +52,9 @@ impl Phase {
         self != Self::Publish
     }
 }
+
+/// Which of the reader's volumes goes through the phases.
+const SUBJECT: usize = 1;
 
 pub(crate) struct Rig {
     node: Node,
@@ -117,6 +123,17 @@ pub(crate) fn records(node: &Node) -> Vec<String> {
     names
 }
 
+/// Names in the directory of what is kept for a restart.
+pub(crate) fn kept(node: &Node) -> Vec<String> {
+    let directory = node.kubelet.dir().join("state/snapshot");
+    let mut names: Vec<_> = std::fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
 impl Rig {
     /// `None` without the right to mount.
     pub(crate) async fn start() -> Option<Self> {
@@ -142,6 +159,13 @@ impl Rig {
         rig.mounts = mounted(&rig.node);
         rig.publish_at_last(&rig.witness.clone()).await;
         Some(rig)
+    }
+
+    fn spawn(&self, shot: Option<Shot>) -> Traced {
+        let line = self.node.command();
+        let (program, log) = (&line.program, &line.log);
+        let variables = &[("KUBECONFIG", line.kubeconfig.as_path())];
+        Traced::spawn(&Line { program, arguments: &line.arguments, variables, log }, shot)
     }
 
     /// How often a reader looked.
@@ -171,7 +195,7 @@ impl Rig {
                     self.rotate();
                 }
                 self.starts += 1;
-                self.driver = Some(Traced::spawn(&self.node, Some(shot)));
+                self.driver = Some(self.spawn(Some(shot)));
                 self.until("ready", async |rig| rig.is_ready().await).await;
             }
             Phase::Publish => {
@@ -189,6 +213,7 @@ impl Rig {
                 self.arm(shot);
                 answer = self.call(self.node.publish(&subject)).await;
             }
+            Phase::Twice => self.rotate_twice(shot).await,
             Phase::Unpublish => {
                 self.published = false;
                 self.arm(shot);
@@ -221,6 +246,9 @@ impl Rig {
     /// What the container's restart and kubelet do next.
     async fn go_on(&mut self, phase: Phase, shot: Shot, died: bool, answered: bool) {
         let (witness, subject) = (self.witness.clone(), self.subject.clone());
+        if phase == Phase::Twice {
+            self.outage().await;
+        }
         self.alive().await;
         if died || phase == Phase::Start {
             self.publish_at_last(&witness).await;
@@ -262,6 +290,11 @@ impl Rig {
         let mut ids: Vec<_> = here.iter().map(|volume| volume.id()).collect();
         ids.sort();
         assert_eq!(records(&self.node), ids, "what is remembered: {}", about());
+        let kept = kept(&self.node);
+        // A volume whose snapshot could not be written has none for a while, and its pod is told.
+        let told = matches!(shot.what, What::Fail(_));
+        let fits = if told { kept.iter().all(|id| ids.contains(id)) } else { kept == ids };
+        assert!(fits, "what is kept: {kept:?} of {ids:?}: {}", about());
     }
 
     fn log(&self) -> String {
@@ -277,6 +310,60 @@ impl Rig {
     fn rotate(&mut self) {
         self.generation += 1;
         self.node.vault().rotate_secret("doc", value(&content(self.generation, self.large)));
+    }
+
+    /// Two versions, each asked for and seen at once, and then some more of the driver's life.
+    async fn rotate_twice(&mut self, shot: Shot) {
+        self.settle().await;
+        self.arm(shot);
+        // By two names of the object, since one name is refreshed once in a while only.
+        for name in ["a", "c"] {
+            self.rotate();
+            // The driver may end while it is asked.
+            let _ = timeout(CALL, self.ask(name, true)).await;
+            self.until("seen", async |rig| rig.is_current()).await;
+        }
+        let end = Instant::now() + Duration::from_secs(2);
+        while Instant::now() < end && !self.driver.as_ref().unwrap().is_dying() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// The vault is away, Entra is not: whatever the order of start, proof and republish, nobody is given anything older
+    /// than what the files have shown.
+    async fn outage(&mut self) {
+        let newest = self.reader.newest(SUBJECT);
+        self.node
+            .emulator
+            .faults()
+            .set(Fault::on("secrets.*", Effect::Status { status: 503, retry_after: None }));
+        self.alive().await;
+        self.give_no_less(&newest).await;
+        for volume in [self.witness.clone(), self.subject.clone()] {
+            self.publish_at_last(&volume).await;
+        }
+        let asked = || self.node.emulator.counters().with_status("secrets.get", 503);
+        let target = asked() + 2;
+        let end = Instant::now() + PATIENCE;
+        while asked() < target {
+            assert!(Instant::now() < end, "the vault is not asked\n{}", self.log());
+            sleep(Duration::from_millis(5)).await;
+        }
+        self.give_no_less(&newest).await;
+        self.node.emulator.faults().clear_all();
+    }
+
+    /// The volume's socket gives nothing older than `newest`, if it gives anything.
+    async fn give_no_less(&self, newest: &str) {
+        let end = Instant::now() + PATIENCE;
+        let given = loop {
+            if let Ok(Some(given)) = timeout(CALL, self.ask("a", false)).await {
+                break given;
+            }
+            assert!(Instant::now() < end, "the volume's socket gives nothing\n{}", self.log());
+            sleep(AGAIN).await;
+        };
+        assert!(given.as_str() >= newest, "{given:.7} is given, {newest:.7} was delivered\n{}", self.log());
     }
 
     /// A volume of small values, with no more room than those take.
@@ -383,7 +470,7 @@ impl Rig {
                 }
                 None => {
                     self.starts += 1;
-                    self.driver = Some(Traced::spawn(&self.node, None));
+                    self.driver = Some(self.spawn(None));
                 }
             }
             sleep(Duration::from_millis(2)).await;
@@ -421,25 +508,35 @@ impl Rig {
         }
     }
 
+    /// What the volume's socket gives a pod, perhaps after a read of its own.
+    async fn ask(&self, name: &str, afresh: bool) -> Option<String> {
+        // By descriptor: the path is longer than an address may be.
+        let root = std::fs::File::open(self.node.kubelet.target(&self.subject)).ok()?;
+        let socket = PathBuf::from(format!("/proc/self/fd/{}/keyward.sock", root.as_raw_fd()));
+        let connect = service_fn(move |_| {
+            let socket = socket.clone();
+            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+        });
+        let channel = Endpoint::from_static("http://localhost").connect_with_connector(connect).await.ok()?;
+        let (mut client, name) = (SecretServiceClient::new(channel), name.to_owned());
+        let secret = if afresh {
+            client.refresh_secret(RefreshSecretRequest { name }).await.ok()?.into_inner().secret
+        } else {
+            client
+                .get_secret(GetSecretRequest { name, version: String::new() })
+                .await
+                .ok()?
+                .into_inner()
+                .secret
+        };
+        String::from_utf8(secret?.value.to_vec()).ok()
+    }
+
     /// The volume's socket answers a pod.
     async fn look_up(&self) {
-        // By descriptor: the path is longer than an address may be.
-        let root = std::fs::File::open(self.node.kubelet.target(&self.subject)).unwrap();
-        let socket = PathBuf::from(format!("/proc/self/fd/{}/keyward.sock", root.as_raw_fd()));
         let end = Instant::now() + PATIENCE;
         loop {
-            let socket = socket.clone();
-            let asked = async {
-                let connect = service_fn(move |_| {
-                    let socket = socket.clone();
-                    async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-                });
-                let channel =
-                    Endpoint::from_static("http://localhost").connect_with_connector(connect).await.ok()?;
-                let request = GetSecretRequest { name: "a".to_owned(), version: String::new() };
-                SecretServiceClient::new(channel).get_secret(request).await.ok()?.into_inner().secret
-            };
-            if timeout(CALL, asked).await.is_ok_and(|secret| secret.is_some()) {
+            if timeout(CALL, self.ask("a", false)).await.is_ok_and(|given| given.is_some()) {
                 return;
             }
             assert!(Instant::now() < end, "the volume's socket does not answer\n{}", self.log());

@@ -1,13 +1,14 @@
-//! The driver under a tracer that kills one of its processes before its n-th system call, or lets that call fail.
+//! A program under a tracer that kills one of its processes before its n-th system call, or lets that call fail. The
+//! sidecar's tests use it too: a program of one process is its own mounter.
 
 use std::collections::HashMap;
 use std::io::Write;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::thread::JoinHandle;
 
-use keyward_test_support::node::Node;
 use nix::errno::Errno;
 use nix::libc::{PTRACE_SYSCALL_INFO_ENTRY, PTRACE_SYSCALL_INFO_EXIT};
 use nix::sys::ptrace::{self, Options};
@@ -54,6 +55,15 @@ struct Shared {
     mounter: AtomicI32,
 }
 
+/// A program's command line.
+pub(crate) struct Line<'a> {
+    pub(crate) program: &'a Path,
+    pub(crate) arguments: &'a [String],
+    pub(crate) variables: &'a [(&'a str, &'a Path)],
+    /// Where what it says goes.
+    pub(crate) log: &'a Path,
+}
+
 /// A running driver, traced. Killed when dropped.
 pub(crate) struct Traced {
     shared: Arc<Shared>,
@@ -62,16 +72,15 @@ pub(crate) struct Traced {
 
 impl Traced {
     /// Starts the driver, perhaps with a shot that is armed from its first call on.
-    pub(crate) fn spawn(node: &Node, shot: Option<Shot>) -> Self {
-        let line = node.command();
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(&line.log).unwrap();
+    pub(crate) fn spawn(line: &Line<'_>, shot: Option<Shot>) -> Self {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(line.log).unwrap();
         let mut command = Command::new("/bin/sh");
         // Waits until it is traced, so that no call of the driver is missed.
         command
             .args(["-c", "read go; exec \"$@\" </dev/null", "sh"])
-            .arg(&line.program)
-            .args(&line.arguments)
-            .env("KUBECONFIG", &line.kubeconfig)
+            .arg(line.program)
+            .args(line.arguments)
+            .envs(line.variables.iter().copied())
             .stdin(Stdio::piped())
             .stdout(log.try_clone().unwrap())
             .stderr(log);
