@@ -211,7 +211,7 @@ codes! {
     RequestInvalid = "KW_REQUEST_INVALID", InvalidInput, Caller;
     /// The caller asks too often.
     RateLimited = "KW_RATE_LIMITED", ResourceExhausted, Caller;
-    /// A limit of the local API is exceeded: connections, watches, or the size of a message.
+    /// A limit of the local API is exceeded: connections, calls, watches, or the size of a message.
     LimitExceeded = "KW_LIMIT_EXCEEDED", ResourceExhausted, Caller;
     /// The path is not tmpfs and none may be mounted.
     TmpfsRequired = "KW_TMPFS_REQUIRED", System, FileSystem;
