@@ -76,8 +76,8 @@ impl Collector for Hook {
                 let held = ledger.held();
                 for kind in Kind::ALL {
                     let amount = i64::try_from(held.of(*kind)).unwrap_or(i64::MAX);
-                    let family = metric.encode_family(&[("kind", kind.as_str())])?;
-                    ConstGauge::new(amount).encode(family)?;
+                    let labels = [("kind", kind.as_str())];
+                    ConstGauge::new(amount).encode(metric.encode_family(&labels)?)?;
                 }
                 Ok(())
             }
