@@ -320,6 +320,7 @@ fn register_node(metrics: &Metrics, node: &Arc<Node>) {
         counted.upgrade().map_or(0, |node| i64::try_from(node.volumes().len()).unwrap_or(i64::MAX))
     });
     let bytes = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
+    metrics.register_held(Arc::clone(&node.ledger));
     metrics.register_gauge("keyward_memory_locked_bytes", "Secret bytes in locked memory", move || {
         bytes(keyward_memory::stats().locked)
     });

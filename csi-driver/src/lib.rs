@@ -30,6 +30,7 @@ mod reports;
 mod request;
 mod restore;
 mod serve;
+mod shares;
 mod snapshots;
 mod spare;
 mod state;

@@ -22,6 +22,7 @@ use crate::identities::Identities;
 use crate::mounts::{Mounts, Place};
 use crate::reports::Teller;
 use crate::request::Pod;
+use crate::shares::Hosts;
 use crate::snapshots::Snapshots;
 use crate::state::State;
 use crate::threads::Threads;
@@ -38,6 +39,8 @@ pub(crate) struct Node {
     volumes: Mutex<HashMap<String, Arc<Volume>>>,
     /// Mounted volumes that kubelet calls for although nothing is known of them: their pods run.
     asked_for: Mutex<HashSet<Place>>,
+    /// The vaults that pods ask.
+    pub(crate) hosts: Hosts,
 }
 
 /// What the command line and the administrator say.
@@ -102,6 +105,7 @@ impl Node {
             files: Threads::new("files", FILES),
             volumes: Mutex::default(),
             asked_for: Mutex::default(),
+            hosts: Hosts::default(),
         })
     }
 
@@ -124,21 +128,6 @@ impl Node {
 
     pub(crate) fn volumes(&self) -> Vec<Arc<Volume>> {
         self.volumes.lock().values().cloned().collect()
-    }
-
-    /// Takes a volume in.
-    ///
-    /// # Errors
-    /// `KW_LIMIT_EXCEEDED` when there are as many as the administrator allows.
-    pub(crate) fn admit(&self) -> Result<()> {
-        let most = self.settings.config.limits.volumes;
-        if self.volumes.lock().len() < most {
-            return Ok(());
-        }
-        Err(Error::new(
-            Code::LimitExceeded,
-            format!("the node serves {most} volumes already (`limits.volumes`)"),
-        ))
     }
 
     /// Notes that kubelet calls for a mounted volume: whatever becomes of the call, its pod runs.
@@ -231,7 +220,9 @@ impl Node {
             if let Some(volume) = &volume {
                 volume.stop().await;
             }
-            let kept = volume.map(|volume| volume.kept.clone());
+            let kept = volume.as_ref().map(|volume| volume.kept.clone());
+            // Charged until the files are gone, which no descriptor may hold.
+            let _shares = volume.map(|volume| Arc::clone(&volume.shares));
             node.asked_for.lock().remove(&place);
             let pod = place.pod_uid().to_owned();
             let (state, snapshots) = (node.state.clone(), node.snapshots.clone());

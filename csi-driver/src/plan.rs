@@ -134,8 +134,9 @@ impl Plan {
                 expanded.ids.push((spec.name.clone(), id));
                 expanded.specs.push(spec);
             }
+            // Before the next one: a history may stand for hundreds.
+            self.check_count(expanded.specs.len())?;
         }
-        self.check_count(expanded.specs.len())?;
         Ok(expanded)
     }
 

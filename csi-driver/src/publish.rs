@@ -20,6 +20,7 @@ use crate::plan::{Account, Basis, ClassText, Expanded, Plan};
 use crate::reports::Teller;
 use crate::request::{Pod, Wanted};
 use crate::serve::{SOCKET, Serving};
+use crate::shares::{self, OfVolume, Shares};
 use crate::state::Record;
 use crate::volume::{Histories, Intact, Keeper, Presented, Volume, credential, marker, versions};
 
@@ -95,9 +96,10 @@ impl Node {
             let place = wanted.place.clone();
             self.blocking(move |mounts| mounts.unmount(&place)).await?;
         }
-        self.admit()?;
         let class = Basis::of(&wanted).class_name().map(str::to_owned);
         let teller = self.teller(&wanted.pod, wanted.place.volume(), class.as_deref(), &wanted.target);
+        let shares =
+            Shares::admit(&self.account(&wanted.pod)).inspect_err(|error| teller.failed(error, false))?;
         // Only what asks somebody has a deadline: what is mounted is never given up half way.
         let gather = guard.unless_taken(self.gather(&wanted, end));
         let gathered = timeout_at(end, gather).await.unwrap_or_else(|_| {
@@ -107,7 +109,7 @@ impl Node {
             ))
         });
         let result = match gathered {
-            Ok(gathered) => self.install(&wanted, gathered, teller.clone()).await,
+            Ok(gathered) => self.install(&wanted, gathered, shares, teller.clone()).await,
             Err(error) => Err(error),
         };
         if let Err(error) = &result {
@@ -185,6 +187,8 @@ impl Node {
         let in_secrets = self.facts.tokens_in_secrets()?;
         let presented = Presented::of(wanted, in_secrets)?;
         let Resolved { basis, plan } = self.resolve(wanted).await?;
+        let account = self.account(&wanted.pod);
+        let hosts = self.hosts.admit(&account, &wanted.pod.uid, plan.hosts())?;
         let tenant = self.identities.join(plan.way.settings(), &plan.cloud)?;
         let proof = self.prove(&plan, &presented, &wanted.pod, &tenant);
         let ready = futures::future::join_all(plan.hosts().into_iter().map(|host| {
@@ -194,17 +198,26 @@ impl Node {
         // The vault's challenge and the token are asked for at once; no value is, before the proof.
         let (proved, _) = tokio::join!(proof, ready);
         let credential = proved?;
-        let histories = Histories::list(&plan, &tenant.provider).await?;
+        let histories = Histories::list(&plan, &tenant.provider, &account).await?;
         let Expanded { specs, ids } = plan.expand(&|object| histories.of(object))?;
+        let reserved = shares::values(&account, specs.len())?;
         let declared = Declared { specs, defaults: plan.defaults, identity: Arc::clone(&tenant.key) };
         let mut engine = Engine::new(self.parts(&wanted.pod), declared, None);
         let tree = self.complete(&mut engine, end).await?;
-        Ok(Gathered { presented, credential, basis, plan, tenant, histories, ids, engine, tree })
+        // The engine has charged what they really hold.
+        drop(reserved);
+        Ok(Gathered { presented, credential, basis, plan, tenant, histories, ids, engine, tree, hosts })
     }
 
     /// Fills a tmpfs that no pod sees, shows it at the target, and leaves it to a keeper.
-    async fn install(self: &Arc<Self>, wanted: &Wanted, gathered: Gathered, teller: Teller) -> Result<()> {
-        let Gathered { presented, credential, basis, plan, tenant, histories, ids, mut engine, tree } =
+    async fn install(
+        self: &Arc<Self>,
+        wanted: &Wanted,
+        gathered: Gathered,
+        shares: Arc<Shares>,
+        teller: Teller,
+    ) -> Result<()> {
+        let Gathered { presented, credential, basis, plan, tenant, histories, ids, mut engine, tree, hosts } =
             gathered;
         let mut record = Record::new(
             wanted.place.volume().to_owned(),
@@ -214,8 +227,8 @@ impl Node {
             wanted.grpc,
         );
         record.histories = histories.write();
-        let detached = self.stage(wanted, &tree).await?;
-        let outputs = self.outputs(detached.directory()?, wanted.place.clone()).await?;
+        let detached = self.stage(wanted, &tree, &shares).await?;
+        let outputs = self.outputs(detached.directory()?, wanted.place.clone(), Arc::clone(&shares)).await?;
         engine.set_outputs(outputs);
         let kept = self.snapshots.of(&wanted.place, self.account(&wanted.pod));
         engine.set_kept(kept.clone());
@@ -253,6 +266,7 @@ impl Node {
             wanted.pod.clone(),
             root,
             kept,
+            shares,
             presented,
         );
         teller.published(versions(&engine, &ids));
@@ -270,6 +284,7 @@ impl Node {
             record,
             serving,
             teller,
+            hosts,
         };
         tokio::spawn(Box::new(keeper).run(orders));
         Ok(())
@@ -291,6 +306,7 @@ impl Node {
             actor: pod.actor(),
             account: self.account(pod),
             conversions: self.conversions.payer(&pod.uid),
+            most_payload: usize::try_from(self.settings.config.limits.bytes_per_volume).unwrap_or(usize::MAX),
         }
     }
 
@@ -350,7 +366,7 @@ impl Node {
             let tried = timeout_at(answer_by, engine.ready()).await.is_ok();
             // The pool holds the conversions to their deadline, from when they begin.
             let (pass, tree) = engine.snapshot_tree().await;
-            let Some((_, error)) = pass.missing.into_iter().next() else { return self.check_size(tree) };
+            let Some((_, error)) = pass.missing.into_iter().next() else { return Ok(tree) };
             let patient = error.kind() == ErrorKind::Throttled || !tried;
             if !patient || Instant::now() >= answer_by {
                 return Err(error);
@@ -360,21 +376,10 @@ impl Node {
         }
     }
 
-    fn check_size(&self, tree: Tree) -> Result<Tree> {
-        let most = self.settings.config.limits.bytes_per_volume;
-        if tree.payload() as u64 <= most {
-            return Ok(tree);
-        }
-        let text = format!(
-            "the volume's files have {} bytes, more than `limits.bytesPerVolume` ({most}) allows",
-            tree.payload()
-        );
-        Err(Error::new(Code::NoSpace, text))
-    }
-
-    async fn stage(&self, wanted: &Wanted, tree: &Tree) -> Result<Detached> {
-        let tmpfs =
-            Tmpfs { bytes: bytes_for(tree.payload(), tree.files.len()), mode: 0o755, gid: wanted.group };
+    async fn stage(&self, wanted: &Wanted, tree: &Tree, shares: &Shares) -> Result<Detached> {
+        let bytes = bytes_for(tree.payload(), tree.files.len());
+        shares.stage(bytes)?;
+        let tmpfs = Tmpfs { bytes, mode: 0o755, gid: wanted.group };
         self.blocking(move |mounts| mounts.create(&tmpfs)).await
     }
 
@@ -382,14 +387,19 @@ impl Node {
     ///
     /// # Errors
     /// `KW_FILE_SYSTEM`.
-    pub(crate) async fn outputs(&self, directory: OwnedFd, place: Place) -> Result<Outputs> {
+    pub(crate) async fn outputs(
+        &self,
+        directory: OwnedFd,
+        place: Place,
+        shares: Arc<Shares>,
+    ) -> Result<Outputs> {
         let threads = self.files.handle().clone();
         self.on_files(move |mounts| {
             let owner = Arc::new(Owner(mounts.clone()));
             let mut directory = AtomicDirectory::open_with(directory, owner)?;
             // No other writer shares it: whatever else is there was planted.
             directory.own_all_but(&[SOCKET]);
-            let room = Arc::new(Grow { mounts: mounts.clone(), place });
+            let room = Arc::new(Grow { mounts: mounts.clone(), place, shares });
             Ok(Outputs::new(directory, room).on(threads))
         })
         .await
@@ -420,6 +430,7 @@ struct Gathered {
     ids: Vec<(String, String)>,
     engine: Engine,
     tree: Tree,
+    hosts: OfVolume,
 }
 
 /// What is to be delivered, as far as it can be known before anybody upstream is asked.

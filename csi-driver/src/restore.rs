@@ -12,6 +12,7 @@ use crate::mounts::{Found, Mounts, Place};
 use crate::node::Node;
 use crate::plan::{Expanded, Plan};
 use crate::serve::Serving;
+use crate::shares::Shares;
 use crate::state::Record;
 use crate::volume::{Histories, Keeper, Presented, Volume};
 
@@ -108,14 +109,21 @@ impl Node {
     ) -> Result<()> {
         let plan = Plan::make(&record.basis, &record.pod, &self.settings.config)?;
         let tenant = self.identities.join(plan.way.settings(), &plan.cloud)?;
-        let histories = Histories::read(&record.histories);
+        let histories = Histories::read(&record.histories, &self.account(&record.pod));
         let Expanded { specs, ids } = plan.expand(&|object| histories.of(object))?;
         let declared = Declared { specs, defaults: plan.defaults, identity: Arc::clone(&tenant.key) };
         let again = root
             .try_clone()
             .map_err(|error| Error::new(Code::Internal, "there is no file descriptor left").detail(error))?;
+        // What is mounted is charged, and goes on, whatever the limits are by now.
+        let account = self.account(&record.pod);
+        let stat = rustix::fs::fstatvfs(&root).map_err(|errno| {
+            Error::new(Code::FileSystem, format!("the volume cannot be measured ({errno})"))
+        })?;
+        let shares = Shares::mounted(&account, stat.f_blocks * stat.f_frsize);
+        let hosts = self.hosts.mounted(&account, &record.pod.uid, plan.hosts());
         // Sweeps what a killed driver left half written.
-        let outputs = self.outputs(again, place.clone()).await?;
+        let outputs = self.outputs(again, place.clone(), Arc::clone(&shares)).await?;
         let mut engine = Engine::resume(self.parts(&record.pod), declared, Some(outputs), found);
         let kept = self.snapshots.of(&place, self.account(&record.pod));
         engine.set_kept(kept.clone());
@@ -131,7 +139,7 @@ impl Node {
         let (saved, volume_id) = (record.clone(), place.volume_id().to_owned());
         self.blocking(move |_| state.save(&volume_id, &saved)).await?;
         let (volume, orders) =
-            Volume::new(place, record.target.clone(), record.pod.clone(), root, kept, presented);
+            Volume::new(place, record.target.clone(), record.pod.clone(), root, kept, shares, presented);
         self.insert(Arc::clone(&volume));
         let keeper = Keeper {
             unkept: None,
@@ -145,6 +153,7 @@ impl Node {
             record,
             serving,
             teller,
+            hosts,
         };
         tokio::spawn(Box::new(keeper).run(orders));
         Ok(())

@@ -20,6 +20,7 @@ pub(crate) use keeper::{Keeper, versions};
 
 use crate::mounts::{Found, Place};
 use crate::request::Pod;
+use crate::shares::Shares;
 
 /// A published volume.
 pub(crate) struct Volume {
@@ -31,6 +32,8 @@ pub(crate) struct Volume {
     pub(crate) root: OwnedFd,
     /// Where its values outlive a restart.
     pub(crate) kept: Kept,
+    /// What it is charged for as long as it is mounted.
+    pub(crate) shares: Arc<Shares>,
     presented: Mutex<Presented>,
     face: Mutex<Vec<(&'static str, String)>>,
     orders: mpsc::Sender<Order>,
@@ -59,6 +62,7 @@ impl Volume {
         pod: Pod,
         root: OwnedFd,
         kept: Kept,
+        shares: Arc<Shares>,
         presented: Presented,
     ) -> (Arc<Self>, mpsc::Receiver<Order>) {
         let (orders, taken) = mpsc::channel(WAITING);
@@ -68,6 +72,7 @@ impl Volume {
             pod,
             root,
             kept,
+            shares,
             presented: Mutex::new(presented),
             face: Mutex::default(),
             orders,

@@ -114,8 +114,16 @@ pub(crate) async fn run(setup: Setup, end: End, stalls: Stalls) -> Result<()> {
     let account = Account::unlimited();
     // For one pod only, whose owner declares what it costs: there is no deadline.
     let conversions = Conversions::new(conversions::Settings::new(None, Arc::clone(&clock))).payer("");
-    let parts =
-        Parts { broker: Arc::clone(&broker), audit, observer, clock, actor: ACTOR, account, conversions };
+    let parts = Parts {
+        broker: Arc::clone(&broker),
+        audit,
+        observer,
+        clock,
+        actor: ACTOR,
+        account,
+        conversions,
+        most_payload: usize::MAX,
+    };
     let (ready, is_ready) = watch::channel(false);
     let engine = Engine::new(parts, &setup.config, Arc::clone(&upstream.identity), outputs, kept, notifier);
     let mut serving = None;

@@ -263,6 +263,26 @@ impl Account {
         Ok(Charge { account: self.clone(), kind, amount })
     }
 
+    /// Charges as much as there is, from `least` up to `most`: for work that stops when it reaches what it was given.
+    ///
+    /// # Errors
+    /// As [`Self::charge`], when there is less than `least`.
+    pub fn charge_up_to(&self, kind: Kind, least: usize, most: usize) -> Result<Charge> {
+        let amount = self.change_up_to(kind, 0, least, most)?;
+        Ok(Charge { account: self.clone(), kind, amount })
+    }
+
+    /// Charges what exists already, such as the files of a volume that an earlier process mounted. Never refused: what
+    /// comes after it is.
+    #[must_use]
+    pub fn take(&self, kind: Kind, amount: usize) -> Charge {
+        let mut books = self.0.ledger.books.lock();
+        self.0.held.lock().change(kind, 0, amount);
+        books.node.change(kind, 0, amount);
+        drop(books);
+        Charge { account: self.clone(), kind, amount }
+    }
+
     /// What the pod holds.
     #[must_use]
     pub fn held(&self) -> Held {
@@ -276,24 +296,28 @@ impl Account {
     }
 
     fn change(&self, kind: Kind, less: usize, more: usize) -> Result<()> {
+        self.change_up_to(kind, less, more, more).map(drop)
+    }
+
+    /// Gives back `less` and takes as much as there is, from `least` up to `most`; says how much that was.
+    fn change_up_to(&self, kind: Kind, less: usize, least: usize, most: usize) -> Result<usize> {
         let ledger = &self.0.ledger;
         let limit = ledger.limits.of(kind);
         let mut books = ledger.books.lock();
         let mut held = self.0.held.lock();
-        // Giving back is never refused, also where a limit was lowered meanwhile.
-        if more > less {
-            let grows = more.saturating_sub(less);
-            let exceeds = |held: &Held, most: usize| held.against(kind).saturating_add(grows) > most;
-            if exceeds(&held, limit.pod) {
-                return Err(refusal(kind, more, "this pod", limit.pod, limit.pod_setting));
-            }
-            if exceeds(&books.node, limit.node) {
-                return Err(refusal(kind, more, "all pods of this node", limit.node, limit.node_setting));
-            }
+        let room = |held: &Held, limit: usize| limit.saturating_sub(held.against(kind)).saturating_add(less);
+        let (pod, node) = (room(&held, limit.pod), room(&books.node, limit.node));
+        // Giving back is never refused, also where more is held than the limit allows.
+        let amount = most.min(pod.min(node).max(less));
+        if amount < least {
+            return Err(match pod < least {
+                true => refusal(kind, least, "this pod", limit.pod, limit.pod_setting),
+                false => refusal(kind, least, "all pods of this node", limit.node, limit.node_setting),
+            });
         }
-        held.change(kind, less, more);
-        books.node.change(kind, less, more);
-        Ok(())
+        held.change(kind, less, amount);
+        books.node.change(kind, less, amount);
+        Ok(amount)
     }
 }
 
@@ -321,6 +345,15 @@ impl Charge {
     pub fn resize(&mut self, amount: usize) -> Result<()> {
         self.account.change(self.kind, self.amount, amount)?;
         self.amount = amount;
+        Ok(())
+    }
+
+    /// Charges as much as there is, from `least` up to `most`.
+    ///
+    /// # Errors
+    /// As [`Account::charge_up_to`]; the old amount stays charged then.
+    pub fn resize_up_to(&mut self, least: usize, most: usize) -> Result<()> {
+        self.amount = self.account.change_up_to(self.kind, self.amount, least, most)?;
         Ok(())
     }
 }
@@ -406,6 +439,27 @@ mod tests {
         assert_eq!((charge.amount(), account.held().bytes()), (90, 90));
         charge.resize(10).unwrap();
         assert_eq!(account.held().bytes(), 10);
+    }
+
+    #[test]
+    fn what_stops_by_itself_gets_what_there_is_and_what_exists_is_never_refused() {
+        let ledger = Ledger::new(limits());
+        let (a, b) = (ledger.account("a"), ledger.account("b"));
+        let _cached = a.charge(Kind::Cached, 70).unwrap();
+        let mut rendering = a.charge_up_to(Kind::Rendering, 10, 50).unwrap();
+        assert_eq!(rendering.amount(), 30);
+        rendering.resize(5).unwrap();
+        rendering.resize_up_to(5, 20).unwrap();
+        assert_eq!(rendering.amount(), 20);
+        assert!(rendering.resize_up_to(31, 50).is_err() && rendering.amount() == 20);
+        // After a restart with lower limits.
+        let mut mounted = b.take(Kind::Staged, 120);
+        assert_eq!((ledger.held().bytes(), b.held().bytes()), (210, 120));
+        assert!(b.charge(Kind::Cached, 1).is_err() && a.charge(Kind::Cached, 1).is_err());
+        mounted.resize(119).unwrap();
+        assert!(mounted.resize(120).is_err(), "what was given back is gone");
+        drop((mounted, rendering));
+        assert_eq!(ledger.held().bytes(), 70);
     }
 
     proptest! {

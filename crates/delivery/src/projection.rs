@@ -8,10 +8,12 @@ mod places;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use keyward_core::ledger::Charge;
 use keyward_core::spec::{FilePath, ObjectSource, ObjectSpec, Source};
 use keyward_core::{Error, Result, SecretBytes, Snapshot, Version};
 
 use crate::conversions::Turn;
+use crate::meter::{self, Meter};
 use crate::template::Inputs;
 use crate::tree::{File, Tree};
 pub use entry::with_newline;
@@ -94,6 +96,10 @@ pub struct Projection {
     pub tree: Tree,
     /// Entries that must be there (not `optional`, not removed on purpose) and have no value, each with the reason.
     pub missing_required: Vec<(String, Error)>,
+    /// Why there is no projection: it would hold more than it may. There are no entries then.
+    pub refused: Option<Error>,
+    /// Charged for what was made, as long as it is held.
+    pub held: Option<Arc<Charge>>,
 }
 
 impl Projection {
@@ -111,6 +117,8 @@ impl Projection {
 /// content cannot be converted, or is gone, keeps what it had as long as its declaration still has the same source.
 /// Objects come first, then those whose key store needs the password of another entry, then templates in the order of
 /// their declaration; a template sees objects and the templates before it, without the newline that `newline` adds.
+/// `meter` bounds what is made; where it refuses, nothing further is made, and the projection is
+/// [refused](Projection::refused) as a whole.
 #[must_use]
 pub fn project(
     turn: &Turn,
@@ -118,9 +126,13 @@ pub fn project(
     snapshot_of: &dyn Fn(&ObjectSource) -> Option<Arc<Snapshot>>,
     previous: Option<&Projection>,
     defaults: &Defaults,
+    mut meter: Meter,
 ) -> Projection {
-    // With a turn there is always one.
-    project_with(Some(turn), specs, snapshot_of, previous, defaults).unwrap_or_default()
+    match project_with(Some(turn), specs, snapshot_of, previous, defaults, &mut meter) {
+        // With a turn there is always one.
+        Ok(projection) => charged(projection.unwrap_or_default(), meter),
+        Err(error) => refused(error),
+    }
 }
 
 /// As [`project`], where that is a matter of counting references: every value is delivered as the provider gives it, or
@@ -131,9 +143,24 @@ pub fn project_as_it_is(
     snapshot_of: &dyn Fn(&ObjectSource) -> Option<Arc<Snapshot>>,
     previous: Option<&Projection>,
     defaults: &Defaults,
+    mut meter: Meter,
 ) -> Option<Projection> {
     let templates = specs.iter().any(|spec| matches!(spec.source, Source::Template(_)));
-    if templates { None } else { project_with(None, specs, snapshot_of, previous, defaults) }
+    if templates {
+        return None;
+    }
+    match project_with(None, specs, snapshot_of, previous, defaults, &mut meter) {
+        Ok(projection) => projection.map(|projection| charged(projection, meter)),
+        Err(error) => Some(refused(error)),
+    }
+}
+
+fn charged(projection: Projection, meter: Meter) -> Projection {
+    Projection { held: Some(Arc::new(meter.finish())), ..projection }
+}
+
+fn refused(error: Error) -> Projection {
+    Projection { refused: Some(error), ..Projection::default() }
 }
 
 fn project_with(
@@ -142,7 +169,8 @@ fn project_with(
     snapshot_of: &dyn Fn(&ObjectSource) -> Option<Arc<Snapshot>>,
     previous: Option<&Projection>,
     defaults: &Defaults,
-) -> Option<Projection> {
+    meter: &mut Meter,
+) -> Result<Option<Projection>> {
     let before: HashMap<&str, &Projected> = previous
         .map(|previous| previous.entries.iter().map(|entry| (entry.name.as_str(), entry)).collect())
         .unwrap_or_default();
@@ -153,17 +181,34 @@ fn project_with(
         let mut made = Vec::new();
         for (index, spec) in specs.iter().enumerate().filter(|(_, spec)| Stage::of(&spec.source) == stage) {
             let earlier = before.get(spec.name.as_str()).map(|entry| &entry.memory);
+            let snapshot = match &spec.source {
+                Source::Object(source) => snapshot_of(source),
+                Source::Template(_) => None,
+            };
+            let fetched = snapshot.as_ref().and_then(|snapshot| snapshot.fetched.as_deref());
             let outcome = match &spec.source {
                 Source::Object(source) => {
-                    entry::object(turn, spec, source, snapshot_of(source).as_deref(), &inputs, earlier)?
+                    let bound = if turn.is_some() { meter::bound(source, fetched) } else { 0 };
+                    meter.begin(bound, bound)?;
+                    entry::object(turn, spec, source, snapshot.as_deref(), &inputs, earlier)
                 }
-                Source::Template(text) => entry::template(turn?, spec, text, &inputs, &removed, earlier),
+                Source::Template(text) => match turn {
+                    Some(turn) => Some(entry::template(turn, spec, text, &inputs, &removed, earlier, meter)?),
+                    None => None,
+                },
             };
+            let Some(outcome) = outcome else { return Ok(None) };
             if turn.is_none()
                 && let Ok(converted) = &outcome.value
                 && entry::lacks_newline(spec, &converted.value)
             {
-                return None;
+                return Ok(None);
+            }
+            if let Ok(converted) = &outcome.value {
+                meter.end(meter::made(converted, fetched).saturating_add(entry::newline(spec, converted)))?;
+                meter.count(entry::payload(spec, converted))?;
+            } else {
+                meter.end(0)?;
             }
             if outcome.removed {
                 removed.push(spec.name.clone());
@@ -180,7 +225,7 @@ fn project_with(
         }
         inputs.extend(made);
     }
-    Some(assemble(specs, outcomes.into_iter().flatten(), &before, defaults))
+    Ok(Some(assemble(specs, outcomes.into_iter().flatten(), &before, defaults)))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -51,6 +51,9 @@ pub type Inputs = HashMap<String, Result<SecretBytes>>;
 
 /// Largest output, in bytes.
 pub const MAX_OUTPUT: usize = 1 << 20;
+/// The most bytes that one rendering holds at a time: its output, which grows and is then copied to locked memory, and
+/// everything that functions and filters handle.
+pub(crate) const BOUND: usize = 2 * MAX_OUTPUT + text::MAX_HANDLED;
 /// Most instructions of one rendering.
 const FUEL: u64 = 50_000;
 
@@ -60,6 +63,8 @@ pub struct Rendered {
     pub output: Result<SecretBytes>,
     /// The entries that it asked for and that have no value.
     pub missing: Vec<String>,
+    /// Whether it stopped because it reached the bytes that it was given.
+    pub(crate) stopped: bool,
 }
 
 /// Checks the templates of a declaration without rendering them, so that a mistake shows before anything starts.
@@ -93,17 +98,22 @@ pub fn parse_template(template: &str) -> Result<()> {
 /// Nothing of it is kept: values and intermediate texts are held in locked memory and wiped.
 #[must_use]
 pub fn render(template: &str, inputs: &Inputs) -> Rendered {
-    let session = Arc::new(Session::new(inputs));
+    render_within(template, inputs, BOUND)
+}
+
+/// As [`render`], with at most `most` bytes, where it stops.
+pub(crate) fn render_within(template: &str, inputs: &Inputs, most: usize) -> Rendered {
+    let session = Arc::new(Session::new(inputs, most));
     let output = check::check(template).and_then(|()| {
         let environment = environment(&session);
-        let mut output = Bounded(Zeroizing::new(Vec::new()));
+        let mut output = Bounded { bytes: Zeroizing::new(Vec::new()), session: &session };
         environment
             .template_from_str(template)
             .and_then(|template| template.render_captured_to((), &mut output).map(drop))
             .map_err(|error| session.complaint().map_or_else(|| failed(&error), |it| at_line(&it, &error)))?;
-        Ok(SecretBytes::copy_from(&output.0))
+        Ok(SecretBytes::copy_from(&output.bytes))
     });
-    Rendered { output, missing: session.missing() }
+    Rendered { output, missing: session.missing(), stopped: session.stopped() }
 }
 
 fn environment<'a>(session: &Arc<Session>) -> Environment<'a> {
@@ -146,15 +156,19 @@ fn at_line(what: &str, error: &minijinja::Error) -> Error {
     Error::new(Code::TemplateFailed, format!("the template {what}{line}"))
 }
 
-/// A wiped buffer that refuses to grow beyond the limit.
-struct Bounded(Zeroizing<Vec<u8>>);
+/// A wiped buffer that refuses to grow beyond the limits.
+struct Bounded<'a> {
+    bytes: Zeroizing<Vec<u8>>,
+    session: &'a Session,
+}
 
-impl io::Write for Bounded {
+impl io::Write for Bounded<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.0.len() + bytes.len() > MAX_OUTPUT {
+        // Twice: what was written is copied at the end.
+        if self.bytes.len() + bytes.len() > MAX_OUTPUT || !self.session.hold(2 * bytes.len()) {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
-        wiped::append(&mut self.0, bytes);
+        wiped::append(&mut self.bytes, bytes);
         Ok(bytes.len())
     }
 

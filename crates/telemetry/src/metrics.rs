@@ -4,10 +4,11 @@
 mod hooks;
 mod labels;
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use keyward_core::ledger::Ledger;
 use keyward_core::observe::{Event, Lookup, Observer};
 use keyward_core::{Code, ErrorKind};
 use parking_lot::RwLock;
@@ -220,6 +221,12 @@ impl Metrics {
         read: impl Fn() -> u64 + Send + Sync + 'static,
     ) {
         self.registry.write().register_collector(Box::new(Hook::counter(bare(name), help, read)));
+    }
+
+    /// Adds gauges of what `ledger` holds for all pods together, in bytes or as a count, by kind.
+    pub fn register_held(&self, ledger: Arc<Ledger>) {
+        let help = "What is held for all pods together, bytes or a count";
+        self.registry.write().register_collector(Box::new(Hook::held("held", help, ledger)));
     }
 
     /// Counts an answered call of the local API; see [`Event::Rpc`].

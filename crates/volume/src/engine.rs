@@ -9,11 +9,11 @@ use std::sync::{Arc, OnceLock};
 
 use keyward_broker::{Broker, Watch, WatchItem};
 use keyward_core::audit::{Actor, AuditSink};
-use keyward_core::ledger::Account;
+use keyward_core::ledger::{Account, Charge, Kind};
 use keyward_core::observe::{Event, Observer};
 use keyward_core::spec::{Notify, ObjectSource, ObjectSpec, Source};
 use keyward_core::{
-    Clock, Error, FetchRequest, IdentityKey, ObjectKey, Result, Served, Snapshot, State, Version,
+    Clock, Error, FetchRequest, Fetched, IdentityKey, ObjectKey, Result, Served, Snapshot, State, Version,
 };
 use keyward_delivery::atomic::Committed;
 use keyward_delivery::conversions::Payer;
@@ -54,6 +54,10 @@ pub struct Engine {
     complete: bool,
     unproved: bool,
     warned: HashSet<(String, &'static str)>,
+    /// For the values that the broker holds for it.
+    cached: Charge,
+    /// Why what is at hand is not shown: it would hold more than the pod may.
+    refused: Option<Error>,
 }
 
 /// What engines share.
@@ -73,6 +77,8 @@ pub struct Parts {
     pub account: Account,
     /// Conversions run in its turn.
     pub conversions: Payer,
+    /// What the files of one volume may hold together, in bytes.
+    pub most_payload: usize,
 }
 
 /// What is to be kept current, and as whom.
@@ -120,6 +126,7 @@ impl Engine {
         let watch = parts.broker.watch(items(&declared));
         let view = View::new(&parts.broker, parts.conversions.clone());
         let declared = Arc::new(declared);
+        let cached = parts.account.take(Kind::Cached, 0);
         // Names are known before anyone can ask; their values are on their way.
         view.publish(&declared, declared.specs.iter().map(answers::on_its_way).collect());
         Self {
@@ -138,6 +145,8 @@ impl Engine {
             complete: false,
             unproved: false,
             warned: HashSet::new(),
+            cached,
+            refused: None,
         }
     }
 
@@ -168,6 +177,24 @@ impl Engine {
         self.watch = self.parts.broker.watch(items(&declared));
         recall::redeclared(&mut self.apart, &self.declared, &declared);
         self.declared = Arc::new(declared);
+    }
+
+    /// Whether what is at hand of another declaration holds no more than the pod may: to be asked before
+    /// [`Self::redeclare`]. Nothing changes.
+    ///
+    /// # Errors
+    /// `KW_NO_SPACE`.
+    pub async fn fits(&mut self, declared: Declared) -> Result<()> {
+        let watch = self.parts.broker.watch(items(&declared));
+        let before = (
+            std::mem::replace(&mut self.watch, watch),
+            std::mem::replace(&mut self.declared, Arc::new(declared)),
+        );
+        let mut projecting = self.begin();
+        // Not across the wait: who gives up leaves the declaration that there is.
+        (self.watch, self.declared) = before;
+        projecting.ready().await;
+        projecting.refused().cloned().map_or(Ok(()), Err)
     }
 
     /// What is declared now.
@@ -273,6 +300,12 @@ impl Engine {
         let before = self.latest.clone();
         let (projection, shown) = self.look(projecting).await;
         let missing = projection.missing_required.clone();
+        if let Some(error) = self.refused.clone() {
+            // Neither written nor kept for a restart: readers have what they had, and are told why.
+            tracing::warn!(%error, "a volume stays as it is");
+            self.serve(&projection, &shown);
+            return Pass { missing, failure: Some(error), ..Pass::default() };
+        }
         let (laid, lacks) = self.lay_over(&projection, &shown);
         let keeping = self.keeping(&shown);
         let unready = !laid.missing_required.is_empty() && !self.is_complete();
@@ -364,9 +397,24 @@ impl Engine {
             projecting.ready().await;
         }
         let (projection, shown) = self.take(projecting);
+        let projection = self.accept(projection, &shown);
         self.latest = Some(Arc::clone(&projection));
         self.warn(&projection, &shown);
         (projection, shown)
+    }
+
+    /// Charges what the broker holds for the pod, and takes a projection over. One that would hold more than the pod may
+    /// is refused, and readers go on with what they have.
+    fn accept(&mut self, projection: Arc<Projection>, snapshots: &Snapshots) -> Arc<Projection> {
+        let fetched = snapshots.values().filter_map(|snapshot| snapshot.fetched.as_deref());
+        let cached = self.cached.resize(fetched.map(Fetched::weight).sum());
+        self.refused = projection.refused.clone().or(cached.err());
+        match &self.refused {
+            None => projection,
+            Some(error) => {
+                self.latest.clone().unwrap_or_else(|| Arc::new(projecting::nothing(&self.declared, error)))
+            }
+        }
     }
 
     /// What readers may see now: nothing that was asked for before they were given what they have, and nothing new while
@@ -420,6 +468,9 @@ impl Engine {
         let mut projecting = self.begin_with(shown);
         projecting.ready().await;
         let (projection, _) = self.take(projecting);
+        if let Some(error) = &projection.refused {
+            return Arc::new(projecting::nothing(&self.declared, error));
+        }
         self.latest = Some(Arc::clone(&projection));
         projection
     }
@@ -492,6 +543,10 @@ impl Engine {
                 }
             })
             .map(|served| if self.unproved { doubted(served) } else { served })
+            .map(|served| match &self.refused {
+                Some(error) => Served { error: Some(error.clone()), ..doubted(served) },
+                None => served,
+            })
             .collect();
         self.view.publish(&self.declared, served);
     }

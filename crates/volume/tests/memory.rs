@@ -64,6 +64,7 @@ async fn a_further_volume_of_objects_held_already_costs_little() {
             actor,
             account: keyward_core::ledger::Account::unlimited(),
             conversions: conversions.payer(&number.to_string()),
+            most_payload: usize::MAX,
         };
         let mut engine = Engine::new(parts, declared, None);
         engine.ready().await;

@@ -1,16 +1,20 @@
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use keyward_core::{Code, Error, Result};
 use keyward_volume::Room;
 use rustix::fs::{fstat, fstatvfs};
 
 use crate::mounts::{Mounts, Place};
+use crate::shares::Shares;
 
 /// The tmpfs of a volume grows before it is written; only the mounter can let it.
 pub(crate) struct Grow {
     pub(crate) mounts: Mounts,
     pub(crate) place: Place,
+    /// Charged before it grows.
+    pub(crate) shares: Arc<Shares>,
 }
 
 /// A file is given to its owner by the mounter: the broker has no capability to.
@@ -34,6 +38,7 @@ impl Room for Grow {
         if stat.f_blocks * stat.f_frsize >= wanted {
             return Ok(());
         }
+        self.shares.stage(wanted)?;
         self.mounts.resize(&self.place, wanted)
     }
 }

@@ -17,6 +17,7 @@ use crate::node::Node;
 use crate::plan::{Basis, ClassText, Plan};
 use crate::reports::Teller;
 use crate::serve::Serving;
+use crate::shares::{self, OfVolume};
 use crate::state::Record;
 
 /// Replaced generations stay readable for one to two of these.
@@ -47,6 +48,8 @@ pub(crate) struct Keeper {
     pub(crate) teller: Teller,
     /// Why a restart would not find what readers have.
     pub(crate) unkept: Option<Error>,
+    /// The vaults that it asks.
+    pub(crate) hosts: OfVolume,
 }
 
 /// What a running keeper has in mind.
@@ -440,13 +443,16 @@ impl Keeper {
     async fn prepare(&self, basis: Basis) -> Result<Pending> {
         let (pod, config) = (&self.volume.pod, &self.node.settings.config);
         let plan = Plan::make(&basis, pod, config)?;
+        let account = self.node.account(pod);
+        let hosts = self.node.hosts.admit(&account, &pod.uid, plan.hosts())?;
         let tenant = self.node.identities.join(plan.way.settings(), &plan.cloud)?;
         let credential = credential(&plan.way, &self.volume.presented(), pod)?;
         self.node.identities.prove(&tenant, &credential, pod).await?;
         self.node.identities.lend(&tenant, self.volume.place.volume_id(), credential);
-        let histories = Histories::list(&plan, &tenant.provider).await?;
+        let histories = Histories::list(&plan, &tenant.provider, &account).await?;
         let expanded = plan.expand(&|object| histories.of(object))?;
-        Ok(Pending::begin(&self.node.broker, plan, basis, tenant, expanded, histories))
+        let reserved = shares::values(&account, expanded.specs.len())?;
+        Ok(Pending::begin(&self.node.broker, plan, basis, tenant, expanded, histories, hosts, reserved))
     }
 
     /// Lists versions again; a history that moved takes over like an edit.
@@ -476,6 +482,10 @@ impl Keeper {
             Err(None) => return,
         }
         let declared = pending.declared();
+        // The same gate as at the first publish: what does not fit leaves the volume as it is.
+        if let Err(error) = self.engine.fits(pending.declared()).await {
+            return self.tell_once(mind, "class", &error);
+        }
         // Before anything of it shows: a restart must not go on with the declaration of before.
         let mut record = self.record.clone();
         record.basis = pending.basis.clone();
@@ -492,9 +502,10 @@ impl Keeper {
             mind.relist = mind.relist.map(|_| Instant::now() + RETRY_LIMIT);
             return self.tell_once(mind, "class", &error);
         }
-        let Some(Pending { plan, tenant, expanded, histories, .. }) = mind.pending.take() else {
+        let Some(Pending { plan, tenant, expanded, histories, hosts, .. }) = mind.pending.take() else {
             return;
         };
+        self.hosts = hosts;
         if !Arc::ptr_eq(&self.tenant, &tenant) {
             self.tenant.shared.withdraw(self.volume.place.volume_id());
         }

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use keyward_broker::{Broker, Watch, WatchItem};
+use keyward_core::ledger::Charge;
 use keyward_core::spec::{ObjectSpec, Source};
 use keyward_core::{Error, FetchRequest, ObjectKey};
 use keyward_volume::{Declared, Engine};
@@ -8,6 +9,7 @@ use keyward_volume::{Declared, Engine};
 use super::Histories;
 use crate::identities::Tenant;
 use crate::plan::{Basis, Expanded, Plan};
+use crate::shares::OfVolume;
 
 /// A declaration that takes over once all that it requires is at hand: an edit of a class, or a new version in a
 /// history, shows all at once or not at all.
@@ -17,11 +19,15 @@ pub(super) struct Pending {
     pub(super) tenant: Arc<Tenant>,
     pub(super) expanded: Expanded,
     pub(super) histories: Histories,
+    pub(super) hosts: OfVolume,
     watch: Watch,
+    /// For what is read before it can take over.
+    _reserved: Charge,
 }
 
 impl Pending {
-    /// Begins to read what `expanded` declares.
+    /// Begins to read what `expanded` declares, for which there is room.
+    #[expect(clippy::too_many_arguments, reason = "each is a part of what takes over")]
     pub(super) fn begin(
         broker: &Arc<Broker>,
         plan: Plan,
@@ -29,9 +35,11 @@ impl Pending {
         tenant: Arc<Tenant>,
         expanded: Expanded,
         histories: Histories,
+        hosts: OfVolume,
+        reserved: Charge,
     ) -> Self {
         let watch = broker.watch(items(&expanded.specs, &tenant));
-        Self { plan, basis, tenant, expanded, histories, watch }
+        Self { plan, basis, tenant, expanded, histories, hosts, watch, _reserved: reserved }
     }
 
     /// Returns when something may have become available. Cancel-safe.

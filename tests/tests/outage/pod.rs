@@ -55,5 +55,6 @@ fn of(snapshots: &[Arc<Snapshot>], specs: &[ObjectSpec], before: Option<&Project
         snapshots.iter().find(|snapshot| snapshot.key.request == wanted).cloned()
     };
     let defaults = Defaults { mode: 0o444, uid: None, gid: None };
-    project_as_it_is(specs, &snapshot_of, before, &defaults).expect("nothing is converted here")
+    project_as_it_is(specs, &snapshot_of, before, &defaults, keyward_delivery::Meter::unlimited())
+        .expect("nothing is converted here")
 }

@@ -62,7 +62,9 @@ pub(crate) fn render(manifest: &str) -> String {
     }
     let defaults = Defaults { mode: 0o444, uid: None, gid: None };
     let look = |source: &ObjectSource| Some(Arc::new(snapshot(source)));
-    let projection = apart(|turn| project(turn, &specs, &look, None, &defaults)).unwrap();
+    let projection =
+        apart(|turn| project(turn, &specs, &look, None, &defaults, keyward_delivery::Meter::unlimited()))
+            .unwrap();
     for entry in &projection.entries {
         let uid = &uids[&entry.name];
         if let Err(error) = &entry.value {

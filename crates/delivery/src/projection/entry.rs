@@ -6,6 +6,7 @@ use zeroize::Zeroizing;
 
 use crate::content::{self, Converted};
 use crate::conversions::Turn;
+use crate::meter::Meter;
 use crate::template::{self, Inputs};
 
 /// What became of one entry.
@@ -123,6 +124,9 @@ pub(super) fn object(
 }
 
 /// Projects one template. `removed` names the entries that were left out on purpose.
+///
+/// # Errors
+/// `KW_NO_SPACE` when there is no room for what it makes.
 pub(super) fn template(
     turn: &Turn,
     spec: &ObjectSpec,
@@ -130,12 +134,19 @@ pub(super) fn template(
     inputs: &Inputs,
     removed: &[String],
     earlier: Option<&Memory>,
-) -> Outcome {
+    meter: &mut Meter,
+) -> Result<Outcome> {
     if let Err(error) = turn.check() {
-        return kept(spec, error, None, earlier.filter(|earlier| earlier.source == spec.source));
+        return Ok(kept(spec, error, None, earlier.filter(|earlier| earlier.source == spec.source)));
     }
-    let rendered = template::render(text, inputs);
-    match rendered.output {
+    let most = meter.begin(0, template::BOUND)?;
+    let mut rendered = template::render_within(text, inputs, most);
+    if rendered.stopped {
+        // Refused by its name, unless others have given back meanwhile.
+        let most = meter.begin(template::BOUND, template::BOUND)?;
+        rendered = template::render_within(text, inputs, most);
+    }
+    Ok(match rendered.output {
         Ok(value) => {
             let converted = Converted { value, pair: None };
             Outcome {
@@ -151,11 +162,27 @@ pub(super) fn template(
             if spec.on_revoke == OnRevoke::Remove
                 && rendered.missing.iter().any(|name| removed.contains(name))
             {
-                return left_out(spec, error);
+                return Ok(left_out(spec, error));
             }
             kept(spec, error, None, earlier.filter(|earlier| earlier.source == spec.source))
         }
+    })
+}
+
+/// Bytes that the files of an entry hold together.
+pub(super) fn payload(spec: &ObjectSpec, converted: &Converted) -> usize {
+    if spec.files().is_empty() {
+        return 0;
     }
+    match &converted.pair {
+        Some((certificates, key)) => certificates.len() + key.len(),
+        None => converted.value.len() + usize::from(lacks_newline(spec, &converted.value)),
+    }
+}
+
+/// Bytes of the copies that [`with_newline`] makes: for readers of the API, and for the file.
+pub(super) fn newline(spec: &ObjectSpec, converted: &Converted) -> usize {
+    if lacks_newline(spec, &converted.value) { 2 * (converted.value.len() + 1) } else { 0 }
 }
 
 /// What goes into each path of `spec.files()`, in that order.

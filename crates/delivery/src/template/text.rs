@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use super::MAX_OUTPUT;
 
 /// Most bytes that all functions and filters of one rendering may handle together.
-const MAX_HANDLED: usize = 16 << 20;
+pub(super) const MAX_HANDLED: usize = 16 << 20;
 
 /// A secret text as the engine sees it: it can be written out and put through filters, nothing else.
 pub(super) struct Text(SecretBytes);
@@ -46,6 +46,8 @@ impl Object for Text {
 #[derive(Default)]
 pub(super) struct Session {
     inputs: HashMap<String, Result<SecretBytes>>,
+    /// Bytes that it may hold, its output included.
+    most: usize,
     notes: Mutex<Notes>,
 }
 
@@ -54,11 +56,26 @@ struct Notes {
     missing: Vec<String>,
     complaint: Option<String>,
     handled: usize,
+    held: usize,
+    stopped: bool,
 }
 
 impl Session {
-    pub(super) fn new(inputs: &HashMap<String, Result<SecretBytes>>) -> Self {
-        Self { inputs: inputs.clone(), notes: Mutex::default() }
+    pub(super) fn new(inputs: &HashMap<String, Result<SecretBytes>>, most: usize) -> Self {
+        Self { inputs: inputs.clone(), most, notes: Mutex::default() }
+    }
+
+    /// Counts bytes that are about to be held, and says whether they may be.
+    pub(super) fn hold(&self, bytes: usize) -> bool {
+        let mut notes = self.notes.lock();
+        notes.held = notes.held.saturating_add(bytes);
+        notes.stopped |= notes.held > self.most;
+        !notes.stopped
+    }
+
+    /// Whether it stopped because it reached the bytes that it was given.
+    pub(super) fn stopped(&self) -> bool {
+        self.notes.lock().stopped
     }
 
     pub(super) fn missing(&self) -> Vec<String> {
@@ -103,7 +120,7 @@ impl Session {
         notes.handled += value.len();
         let too_much = notes.handled > MAX_HANDLED;
         drop(notes);
-        if too_much {
+        if too_much || !self.hold(value.len()) {
             return Err(self.complain("handles too many bytes"));
         }
         if value.expose_str().is_none() {

@@ -1,8 +1,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use keyward_core::ledger::{Account, Held, Kind, Ledger, Limit, Limits};
 use keyward_core::spec::{FilePath, ObjectSource, ObjectSpec, Source};
 use keyward_core::{Code, Error, Fetched, Snapshot, State};
+use keyward_delivery::Meter;
 use keyward_delivery::conversions::apart;
 use keyward_delivery::projection::{Defaults, Projection, project, project_as_it_is};
 use proptest::prelude::*;
@@ -42,7 +44,8 @@ impl Vault {
     }
 
     fn project(&self, specs: &[ObjectSpec], previous: Option<&Projection>) -> Projection {
-        apart(|turn| project(turn, specs, &|source| self.look(source), previous, &DEFAULTS)).unwrap()
+        let meter = Meter::unlimited();
+        apart(|turn| project(turn, specs, &|source| self.look(source), previous, &DEFAULTS, meter)).unwrap()
     }
 }
 
@@ -222,6 +225,99 @@ fn an_entry_tells_whether_a_reader_would_see_a_change() {
     assert!(!second.entry("b").unwrap().same_as(first.entry("b").unwrap()));
 }
 
+/// A pod that may hold `bytes`, and what its projection of `specs` becomes, with files of at most `most` bytes.
+fn within(vault: &Vault, specs: &[ObjectSpec], bytes: usize, most: usize) -> (Account, Projection) {
+    let limit = Limit {
+        pod: bytes,
+        node: bytes,
+        pod_setting: "limits.bytesPerPod",
+        node_setting: "limits.bytesPerNode",
+    };
+    let account = Ledger::new(Limits::default().with_bytes(limit)).account("pod");
+    let meter = Meter::new(&account, most);
+    let projection =
+        apart(|turn| project(turn, specs, &|source| vault.look(source), None, &DEFAULTS, meter)).unwrap();
+    (account, projection)
+}
+
+/// Templates of 990,000 bytes each.
+fn large_templates(count: usize) -> Vec<ObjectSpec> {
+    let list = vec!["1"; 33].join(",");
+    let text = format!("{{% for a in [{list}] %}}{}{{% endfor %}}", "x".repeat(30_000));
+    let object = specs("[{from: kv://shop/secrets/v}]").remove(0);
+    let template = |number| ObjectSpec {
+        name: format!("t{number}"),
+        file: Some(path(&format!("t{number}"))),
+        source: Source::Template(text.clone()),
+        ..object.clone()
+    };
+    (0..count).map(template).collect()
+}
+
+#[test]
+fn what_templates_make_together_is_bounded_while_they_are_made_and_refused_as_a_whole() {
+    let vault = Vault::default().with("v", &[b'x'; 500]);
+    let specs = large_templates(700);
+    // 725 MiB without a limit.
+    let (account, projection) = within(&vault, &specs, 40 << 20, 8 << 20);
+    let error = projection.refused.clone().unwrap();
+    assert_eq!(error.code(), Code::NoSpace);
+    assert!(error.message().contains("limits.bytesPerVolume"), "{error}");
+    assert!(projection.entries.is_empty() && projection.tree.files.is_empty());
+    assert_eq!(account.held(), Held::default(), "nothing of it is held");
+    let (account, projection) = within(&vault, &specs, 40 << 20, usize::MAX);
+    let error = projection.refused.clone().unwrap();
+    assert!(error.message().contains("limits.bytesPerPod"), "{error}");
+    assert_eq!(account.held(), Held::default());
+}
+
+#[test]
+fn what_a_projection_made_is_charged_as_long_as_it_is_held() {
+    let vault = Vault::default().with("v", &[b'x'; 500]);
+    let (account, projection) = within(&vault, &large_templates(3), 40 << 20, 4 << 20);
+    assert!(projection.refused.is_none());
+    assert_eq!(account.held().of(Kind::Rendering), 2_970_000);
+    drop(projection);
+    assert_eq!(account.held(), Held::default());
+    // A decoded value is another one.
+    let decoded = specs("[{from: kv://shop/secrets/b, decode: base64}]");
+    let vault = Vault::default().with("b", b"AAAA");
+    let (account, projection) = within(&vault, &decoded, 1 << 20, 4 << 20);
+    assert_eq!((account.held().of(Kind::Rendering), served(&projection, "b")), (3, Ok(&[0, 0, 0][..])));
+}
+
+#[test]
+fn a_template_stops_where_the_share_of_the_pod_ends_and_a_conversion_does_not_begin() {
+    let vault = Vault::default().with("v", &[b'x'; 500]).with("b", &[b'A'; 20_000]);
+    // Less than a template may hold at most, and enough for a small one.
+    let mut small = specs("[{from: kv://shop/secrets/v}]");
+    small.push(ObjectSpec {
+        name: "t".to_owned(),
+        file: Some(path("t")),
+        source: Source::Template("{{ 1 }}".to_owned()),
+        ..small[0].clone()
+    });
+    assert_eq!(served(&within(&vault, &small, 1000, 1 << 20).1, "t"), Ok(&b"1"[..]));
+    let (account, stopped) = within(&vault, &large_templates(1), 1 << 20, 1 << 30);
+    let error = stopped.refused.unwrap();
+    assert_eq!((error.code(), account.held().bytes()), (Code::NoSpace, 0));
+    let decoded = specs("[{from: kv://shop/secrets/b, decode: base64}]");
+    assert!(within(&vault, &decoded, 8 * 20_000 + (64 << 10), 1 << 20).1.refused.is_none());
+    let error = within(&vault, &decoded, 8 * 20_000 + (64 << 10) - 1, 1 << 20).1.refused.unwrap();
+    assert_eq!(error.code(), Code::NoSpace);
+}
+
+#[test]
+fn a_volume_holds_as_many_bytes_as_it_may_and_not_one_more() {
+    let specs = specs(
+        "[{from: kv://shop/secrets/a}, {from: kv://shop/secrets/b, newline: true}, {from: kv://shop/secrets/c, file: null}]",
+    );
+    let vault = Vault::default().with("a", b"12").with("b", b"34").with("c", b"567890");
+    assert!(within(&vault, &specs, 1 << 20, 5).1.refused.is_none());
+    let error = within(&vault, &specs, 1 << 20, 4).1.refused.unwrap();
+    assert!(error.message().contains("limits.bytesPerVolume` (4)"), "{error}");
+}
+
 /// Declarations as the object grammar would never let them through: names and paths may clash.
 fn wild() -> impl Strategy<Value = Vec<ObjectSpec>> {
     let template = specs("[{from: kv://shop/secrets/a}]").remove(0);
@@ -280,7 +376,7 @@ proptest! {
 fn what_is_delivered_as_it_is_needs_no_turn_and_everything_else_does() {
     let mut vault = Vault::default().with("a", b"1").with("pem", &fixture("p256.pfx"));
     let at_once = |vault: &Vault, text: &str, before: Option<&Projection>| {
-        project_as_it_is(&specs(text), &|source| vault.look(source), before, &DEFAULTS)
+        project_as_it_is(&specs(text), &|source| vault.look(source), before, &DEFAULTS, Meter::unlimited())
     };
     let plain = at_once(&vault, "[{from: kv://shop/secrets/a}]", None).unwrap();
     assert_eq!(file(&plain, "a"), Some(&b"1"[..]));

@@ -38,7 +38,7 @@ pub(super) enum Body {
 pub(super) struct Counted {
     /// The first of them; the others differ in time, trace and process id only.
     pub(super) event: AuditEvent,
-    /// Whether callers or objects were too many to be told apart: then `event` names neither.
+    /// Whether callers or objects were too many to be told apart: then `event` names neither, or the pod alone.
     pub(super) mixed: bool,
     pub(super) count: u64,
     pub(super) last: UnixTime,
@@ -114,7 +114,7 @@ pub(super) fn line(log: &str, seq: u64, checkpoints: u64, now: UnixTime, body: &
         Body::Counted(counted) => {
             record.act(&counted.event);
             if counted.mixed {
-                record.actor = ActorText::Any;
+                record.actor = ActorText::from(&counted.event.actor).of_many();
                 record.object = Some("*");
                 (record.version, record.identity) = (None, None);
             }
@@ -265,6 +265,16 @@ enum ActorText<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         peer: Option<PeerText>,
     },
+}
+
+impl ActorText<'_> {
+    /// Who many callers are together: their pod, or nobody in particular.
+    fn of_many(self) -> Self {
+        match self {
+            Self::Pod { namespace, name, uid, .. } => Self::Pod { namespace, name, uid, peer: None },
+            Self::Keyward | Self::Any | Self::Peer { .. } => Self::Any,
+        }
+    }
 }
 
 #[derive(Serialize)]

@@ -1,7 +1,6 @@
 //! Counting instead of writing: repeated reads, and refusals beyond a rate. Every act is either written or counted.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::time::Duration;
 
@@ -13,10 +12,12 @@ use super::record::Counted;
 
 /// Refusals of one caller that are written singly each second, and at once.
 const REFUSALS_PER_SECOND: f64 = 10.0;
-/// Pairs of caller and object that are counted apart; about 1 MiB when full. Reads beyond are written singly, refusals
-/// beyond are counted together.
-const MAX_WINDOWS: usize = 4096;
-/// Callers whose refusals are measured apart; the others share one rate.
+/// Pairs of caller and object that are counted apart; about 4 MiB when full. Acts beyond are counted together, those of
+/// each pod apart.
+const MAX_WINDOWS: usize = 16_384;
+/// Those of one pod: a container that calls under thousands of user ids fills no other pod's windows, and not the queue.
+const MAX_WINDOWS_OF_POD: usize = 512;
+/// Callers whose refusals are measured apart, a pod being one; the others share one rate.
 const MAX_CALLERS: usize = 1024;
 
 /// What to do with an act.
@@ -34,8 +35,10 @@ pub(super) struct Repeats {
     hasher: RandomState,
     windows: HashMap<u64, Window>,
     callers: HashMap<u64, Rate>,
-    /// Refusals by callers or of objects too many to be told apart; few keys, all from closed sets.
-    mixed: HashMap<(Action, Code), Counted>,
+    /// Windows of each pod.
+    pods: HashMap<String, usize>,
+    /// Acts by callers or of objects too many to be told apart, by pod; otherwise few keys, all from closed sets.
+    mixed: HashMap<(Action, Option<Code>, String), Counted>,
 }
 
 #[derive(Debug)]
@@ -78,18 +81,26 @@ impl Repeats {
         let key = self.key(&act(event), event.error);
         if self.windows.get(&key).is_some_and(|window| window.count == 0) {
             self.windows.remove(&key);
+            if let Some(windows) = self.pods.get_mut(pod(&event.actor)) {
+                *windows = windows.saturating_sub(1);
+            }
         }
     }
 
     /// Ends a period: what was counted in it. Pairs that were quiet for a whole period are forgotten.
     pub(super) fn end_period(&mut self, now: Duration) -> Vec<Counted> {
         let mut counted: Vec<_> = self.mixed.drain().map(|(_, counted)| counted).collect();
+        let pods = &mut self.pods;
         self.windows.retain(|_, window| {
             let taken = window.take();
             let busy = taken.is_some();
             counted.extend(taken);
+            if !busy && let Some(windows) = pods.get_mut(pod(&window.event.actor)) {
+                *windows = windows.saturating_sub(1);
+            }
             busy
         });
+        self.pods.retain(|_, windows| *windows > 0);
         self.callers.retain(|_, rate| {
             rate.refill(now);
             rate.tokens < REFUSALS_PER_SECOND
@@ -106,21 +117,20 @@ impl Repeats {
     fn read(&mut self, event: &AuditEvent) -> Verdict {
         let act = act(event);
         let key = self.key(&act, None);
-        let full = self.windows.len() >= MAX_WINDOWS;
-        match self.windows.entry(key) {
-            Entry::Occupied(mut entry) if entry.get().is(&act, None) => {
-                entry.get_mut().add(event.at);
-                Verdict::Counted
+        match self.windows.get_mut(&key) {
+            Some(window) if window.is(&act, None) => {
+                window.add(event.at);
+                return Verdict::Counted;
             }
             // Two acts with one 64-bit key: the second is written singly.
-            Entry::Occupied(_) => Verdict::Write,
-            Entry::Vacant(slot) => {
-                if !full {
-                    slot.insert(Window { event: event.clone(), count: 0, last: event.at });
-                }
-                Verdict::Write
-            }
+            Some(_) => return Verdict::Write,
+            None => {}
         }
+        if self.open(key, event, 0) {
+            return Verdict::Write;
+        }
+        self.mix(event);
+        Verdict::Counted
     }
 
     fn refusal(&mut self, event: &AuditEvent, code: Code, now: Duration) -> Verdict {
@@ -129,24 +139,45 @@ impl Repeats {
         }
         let act = act(event);
         let key = self.key(&act, Some(code));
-        let full = self.windows.len() >= MAX_WINDOWS;
-        match self.windows.entry(key) {
-            Entry::Occupied(mut entry) if entry.get().is(&act, Some(code)) => entry.get_mut().add(event.at),
-            Entry::Vacant(slot) if !full => {
-                slot.insert(Window { event: event.clone(), count: 1, last: event.at });
-            }
-            _ => {
-                let fresh = || Counted { event: event.clone(), mixed: true, count: 0, last: event.at };
-                let counted = self.mixed.entry((event.action, code)).or_insert_with(fresh);
-                counted.count += 1;
-                counted.last = event.at;
+        match self.windows.get_mut(&key) {
+            Some(window) if window.is(&act, Some(code)) => window.add(event.at),
+            Some(_) => self.mix(event),
+            None => {
+                if !self.open(key, event, 1) {
+                    self.mix(event);
+                }
             }
         }
         Verdict::Counted
     }
 
+    /// Opens a window, unless there are as many as there may be, of this pod or of all.
+    fn open(&mut self, key: u64, event: &AuditEvent, count: u64) -> bool {
+        let of_pod = self.pods.get(pod(&event.actor)).copied().unwrap_or(0);
+        let share = if pod(&event.actor).is_empty() { MAX_WINDOWS } else { MAX_WINDOWS_OF_POD };
+        if self.windows.len() >= MAX_WINDOWS || of_pod >= share {
+            return false;
+        }
+        self.pods.insert(pod(&event.actor).to_owned(), of_pod + 1);
+        self.windows.insert(key, Window { event: event.clone(), count, last: event.at });
+        true
+    }
+
+    /// Counts an act together with others of its pod.
+    fn mix(&mut self, event: &AuditEvent) {
+        let key = (event.action, event.error, pod(&event.actor).to_owned());
+        let fresh = || Counted { event: event.clone(), mixed: true, count: 0, last: event.at };
+        let counted = self.mixed.entry(key).or_insert_with(fresh);
+        counted.count += 1;
+        counted.last = event.at;
+    }
+
     fn rate(&mut self, actor: &Actor, now: Duration) -> &mut Rate {
-        let key = self.hasher.hash_one(Caller(actor));
+        // A pod is one caller here, under however many user ids it calls.
+        let key = match pod(actor) {
+            "" => self.hasher.hash_one(Caller(actor)),
+            pod => self.hasher.hash_one(pod),
+        };
         let key = if self.callers.len() < MAX_CALLERS || self.callers.contains_key(&key) { key } else { 0 };
         self.callers.entry(key).or_insert(Rate { tokens: REFUSALS_PER_SECOND, at: now })
     }
@@ -222,6 +253,15 @@ impl Hash for Caller<'_> {
             Actor::PodPeer { pod, uid, gid, .. } => (pod, uid, gid).hash(state),
             other => other.hash(state),
         }
+    }
+}
+
+/// The UID of the pod that an actor belongs to; empty where it belongs to none.
+fn pod(actor: &Actor) -> &str {
+    match actor {
+        Actor::PodPeer { pod, .. } => pod,
+        Actor::Pod { uid, .. } => uid,
+        Actor::Keyward | Actor::Peer { .. } => "",
     }
 }
 
@@ -311,6 +351,52 @@ mod tests {
         assert!(repeats.windows.len() <= MAX_WINDOWS && repeats.callers.len() <= MAX_CALLERS + 1);
         let counted: u64 = repeats.end_period(Duration::ZERO).iter().map(|counted| counted.count).sum();
         assert_eq!(written + counted, 20_000);
+    }
+
+    fn of_pod(pod: &str, uid: u32, object: &str) -> AuditEvent {
+        let actor = Actor::PodPeer {
+            namespace: "shop".to_owned(),
+            name: "web-0".to_owned(),
+            pod: pod.to_owned(),
+            uid,
+            gid: uid,
+            pid: 1,
+        };
+        AuditEvent { actor, ..read(uid, 1, object) }
+    }
+
+    #[test]
+    fn a_pod_with_thousands_of_user_ids_costs_a_bounded_number_of_records_and_no_other_pod_any() {
+        let mut repeats = Repeats::default();
+        let mut written = 0;
+        for uid in 0..20_000 {
+            written +=
+                u64::from(repeats.take(&of_pod("hostile", uid, "a"), Duration::ZERO) == Verdict::Write);
+        }
+        assert_eq!(written, MAX_WINDOWS_OF_POD as u64);
+        for uid in 0..20_000 {
+            let refused = AuditEvent { error: Some(Code::UnknownName), ..of_pod("hostile", uid, "b") };
+            written += u64::from(repeats.take(&refused, Duration::ZERO) == Verdict::Write);
+        }
+        assert_eq!(written, MAX_WINDOWS_OF_POD as u64 + 10, "and refusals at the rate of one caller");
+        // Another pod's first read has a record of its own, and the next is counted in its own window.
+        assert_eq!(repeats.take(&of_pod("victim", 1, "a"), Duration::ZERO), Verdict::Write);
+        assert_eq!(repeats.take(&of_pod("victim", 1, "a"), Duration::ZERO), Verdict::Counted);
+        let refused = AuditEvent { error: Some(Code::UnknownName), ..of_pod("victim", 1, "b") };
+        assert_eq!(repeats.take(&refused, Duration::ZERO), Verdict::Write);
+        let counted = repeats.end_period(Duration::ZERO);
+        let (hostile, victim): (Vec<_>, Vec<_>) =
+            counted.iter().partition(|counted| pod(&counted.event.actor) == "hostile");
+        let total: u64 = hostile.iter().map(|counted| counted.count).sum();
+        assert_eq!(written + total, 40_000, "every act is written or counted");
+        assert_eq!(
+            victim.iter().map(|counted| (counted.count, counted.mixed)).collect::<Vec<_>>(),
+            [(1, false)]
+        );
+        assert!(repeats.pods.len() <= 1, "what was quiet is forgotten");
+        // Its windows are its own again.
+        repeats.end_period(Duration::from_secs(10));
+        assert_eq!(repeats.take(&of_pod("hostile", 1, "a"), Duration::from_secs(10)), Verdict::Write);
     }
 
     proptest! {

@@ -1,5 +1,8 @@
 //! Metrics that are read when somebody scrapes, from code that this room must not depend on.
 
+use std::sync::Arc;
+
+use keyward_core::ledger::{Kind, Ledger};
 use std::fmt;
 use std::time::Duration;
 
@@ -19,6 +22,7 @@ enum Read {
     Gauge(Box<dyn Fn() -> i64 + Send + Sync>),
     Counter(Box<dyn Fn() -> u64 + Send + Sync>),
     Seconds(Box<dyn Fn() -> Duration + Send + Sync>),
+    Held(Arc<Ledger>),
 }
 
 impl Hook {
@@ -45,6 +49,11 @@ impl Hook {
     ) -> Self {
         Self { name, help, read: Read::Counter(Box::new(read)) }
     }
+
+    /// What a ledger holds, a gauge for each kind.
+    pub(super) fn held(name: &'static str, help: &'static str, ledger: Arc<Ledger>) -> Self {
+        Self { name, help, read: Read::Held(ledger) }
+    }
 }
 
 impl Collector for Hook {
@@ -61,6 +70,16 @@ impl Collector for Hook {
             Read::Counter(read) => {
                 let metric = encoder.encode_descriptor(self.name, self.help, None, MetricType::Counter)?;
                 ConstCounter::new(read()).encode(metric)
+            }
+            Read::Held(ledger) => {
+                let mut metric = encoder.encode_descriptor(self.name, self.help, None, MetricType::Gauge)?;
+                let held = ledger.held();
+                for kind in Kind::ALL {
+                    let amount = i64::try_from(held.of(*kind)).unwrap_or(i64::MAX);
+                    let labels = [("kind", kind.as_str())];
+                    ConstGauge::new(amount).encode(metric.encode_family(&labels)?)?;
+                }
+                Ok(())
             }
         }
     }

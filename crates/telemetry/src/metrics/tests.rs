@@ -152,6 +152,19 @@ fn a_call_is_counted_under_its_own_method_and_code() {
 }
 
 #[test]
+fn what_is_held_is_shown_by_kind() {
+    use keyward_core::ledger::{Kind, Ledger};
+
+    let metrics = Metrics::new("keyward-csi-driver", "0.1.0");
+    let ledger = Ledger::new(keyward_core::ledger::Limits::default());
+    metrics.register_held(std::sync::Arc::clone(&ledger));
+    let _charge = ledger.account("pod").charge(Kind::Staged, 8192).unwrap();
+    let text = metrics.encode();
+    assert!(text.contains("\nkeyward_held{kind=\"staged\"} 8192\n"), "{text}");
+    assert!(text.contains("\nkeyward_held{kind=\"descriptors\"} 0\n"), "{text}");
+}
+
+#[test]
 fn hooks_are_read_at_every_scrape() {
     let metrics = Metrics::new("keyward-sidecar", "0.1.0");
     metrics.register_gauge("keyward_arena_locked_bytes", "Bytes in the locked arena", || 4096);

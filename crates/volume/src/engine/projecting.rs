@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use keyward_core::spec::{ObjectSource, ObjectSpec, Source};
 use keyward_core::{Code, Error, Result};
+use keyward_delivery::Meter;
 use keyward_delivery::conversions::Turn;
 use keyward_delivery::projection::{Projection, project, project_as_it_is};
 
@@ -67,6 +68,14 @@ impl Projecting {
         self.unproved
     }
 
+    /// Why it is not to be shown: it would hold more than the pod may.
+    pub(super) fn refused(&self) -> Option<&Error> {
+        match &self.work {
+            Work::Done(Some(made)) => made.projection.refused.as_ref(),
+            _ => None,
+        }
+    }
+
     pub(super) fn is_of(&self, declared: &Arc<Declared>) -> bool {
         Arc::ptr_eq(&self.declared, declared)
     }
@@ -107,16 +116,20 @@ impl Engine {
     fn work(&self, declared: &Arc<Declared>, snapshots: &Snapshots) -> Work {
         let look = |source: &ObjectSource| snapshots.get(&request(source)).cloned();
         let previous = self.latest.clone();
-        let plain = project_as_it_is(&declared.specs, &look, previous.as_deref(), &declared.defaults);
+        let meter = || Meter::new(&self.parts.account, self.parts.most_payload);
+        let plain =
+            project_as_it_is(&declared.specs, &look, previous.as_deref(), &declared.defaults, meter());
         if let Some(projection) = plain {
             return Work::Done(Some(Made { projection: Arc::new(projection), mentions: None }));
         }
         let known = self.known_mentions();
         let (declared, snapshots) = (Arc::clone(declared), snapshots.clone());
         let payer = self.parts.conversions.clone();
+        let meter = meter();
         let work = move |turn: &Turn| {
             let look = |source: &ObjectSource| snapshots.get(&request(source)).cloned();
-            let projection = project(turn, &declared.specs, &look, previous.as_deref(), &declared.defaults);
+            let projection =
+                project(turn, &declared.specs, &look, previous.as_deref(), &declared.defaults, meter);
             let mentions = known.unwrap_or_else(|| Arc::new(Mentions::find(&declared.specs, Some(turn))));
             Made { projection: Arc::new(projection), mentions: Some(mentions) }
         };
@@ -137,7 +150,7 @@ impl Engine {
                 }
                 projection
             }
-            None => self.latest.clone().unwrap_or_else(|| Arc::new(nothing(&declared))),
+            None => self.latest.clone().unwrap_or_else(|| Arc::new(nothing(&declared, &defect()))),
         };
         (projection, snapshots)
     }
@@ -161,9 +174,12 @@ impl Engine {
     }
 }
 
-/// What a defect leaves: no entry, and none of them complete, so that no volume is mounted empty.
-fn nothing(declared: &Declared) -> Projection {
-    let reason = Error::new(Code::Internal, "the volume's content could not be converted");
+fn defect() -> Error {
+    Error::new(Code::Internal, "the volume's content could not be converted")
+}
+
+/// What a defect or a refusal leaves: no entry, and none of them complete, so that no volume is mounted empty.
+pub(super) fn nothing(declared: &Declared, reason: &Error) -> Projection {
     let missing = declared.specs.iter().map(|spec| (spec.name.clone(), reason.clone()));
     Projection { missing_required: missing.collect(), ..Projection::default() }
 }

@@ -51,6 +51,7 @@ impl World {
                 actor,
                 account: Account::unlimited(),
                 conversions: pool.payer("u-1"),
+                most_payload: usize::MAX,
             },
             identity,
             rotation,
@@ -343,4 +344,114 @@ async fn what_was_tampered_with_is_written_again_without_a_conversion() {
     assert!(matches!(engine.rewrite().await.unwrap().wrote, Some(Committed::Swapped { .. })));
     assert_eq!(std::fs::read(place.path().join("db")).unwrap(), b"one");
     drop(held);
+}
+
+/// A world whose pod may hold `bytes`, in volumes of at most `most`.
+fn narrow(bytes: usize, most: usize) -> World {
+    use keyward_core::ledger::{Ledger, Limit, Limits};
+
+    let limit = Limit {
+        pod: bytes,
+        node: bytes,
+        pod_setting: "limits.bytesPerPod",
+        node_setting: "limits.bytesPerNode",
+    };
+    let mut world = World::new();
+    world.parts.account = Ledger::new(Limits::default().with_bytes(limit)).account("u-1");
+    world.parts.most_payload = most;
+    world
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_delivery_that_would_hold_too_much_is_refused_and_nothing_is_written() {
+    for (bytes, most, setting) in
+        [(1 << 20, 99, "limits.bytesPerVolume"), (600, 1 << 20, "limits.bytesPerPod")]
+    {
+        let (place, world) = (directory(), narrow(bytes, most));
+        world.vault.set("db", &"x".repeat(100));
+        let mut engine = world.engine(&["db"]);
+        engine.set_outputs(outputs(place.path()));
+        engine.ready().await;
+        let missing = engine.pass().await.missing;
+        assert_eq!(missing[0].1.code(), Code::NoSpace);
+        assert!(missing[0].1.message().contains(setting), "{}", missing[0].1);
+        assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0);
+        drop(engine);
+        assert_eq!(world.parts.account.held().bytes(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rotation_that_would_hold_too_much_leaves_the_volume_as_it_is_and_says_so() {
+    let (place, world) = (directory(), narrow(1 << 20, 100));
+    world.vault.set("db", &"x".repeat(100));
+    let mut engine = world.engine(&["db"]);
+    engine.set_outputs(outputs(place.path()));
+    engine.ready().await;
+    assert!(engine.pass().await.failure.is_none());
+    let shown = |engine: &Engine| {
+        let served = engine.view().get("db").unwrap();
+        let length = served.value.as_ref().unwrap().len();
+        (length, served.state, served.error.as_ref().map(Error::code))
+    };
+    assert_eq!(shown(&engine), (100, State::Fresh, None));
+
+    world.vault.set("db", &"y".repeat(101));
+    let rotated = Instant::now();
+    let failure = loop {
+        engine.changed().await;
+        if let Some(failure) = engine.pass().await.failure {
+            break failure;
+        }
+        assert!(rotated.elapsed() < Duration::from_secs(3600), "the rotation was never refused");
+    };
+    assert_eq!(failure.code(), Code::NoSpace);
+    assert_eq!(std::fs::read(place.path().join("db")).unwrap(), "x".repeat(100).as_bytes());
+    assert_eq!(shown(&engine), (100, State::Stale, Some(Code::NoSpace)));
+
+    world.vault.set("db", "z");
+    while engine.pass().await.failure.is_some() {
+        engine.changed().await;
+        assert!(rotated.elapsed() < Duration::from_secs(3600), "what fits again was never shown");
+    }
+    assert_eq!(std::fs::read(place.path().join("db")).unwrap(), b"z");
+    assert_eq!(shown(&engine), (1, State::Fresh, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_declaration_that_would_hold_too_much_does_not_replace_the_one_before() {
+    let (place, world) = (directory(), narrow(1 << 20, 100));
+    for (name, length) in [("a", 60), ("b", 41), ("c", 40)] {
+        world.vault.set(name, &"x".repeat(length));
+    }
+    let _read = world.parts.broker.watch(items(&world.declared(&["a", "b", "c"])));
+    let mut engine = world.engine(&["a"]);
+    engine.set_outputs(outputs(place.path()));
+    engine.ready().await;
+    engine.pass().await;
+    let error = engine.fits(world.declared(&["a", "b"])).await.unwrap_err();
+    assert_eq!(error.code(), Code::NoSpace);
+    assert_eq!(engine.declared().specs.len(), 1);
+    assert!(engine.pass().await.failure.is_none());
+    engine.fits(world.declared(&["a", "c"])).await.unwrap();
+    engine.redeclare(world.declared(&["a", "c"]));
+    assert!(engine.pass().await.failure.is_none());
+    assert!(place.path().join("c").exists() && !place.path().join("b").exists());
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_pod_pays_for_the_values_that_it_watches_and_gets_back_what_it_lets_go() {
+    let world = narrow(1 << 20, 1 << 20);
+    world.vault.set("db", &"x".repeat(1000));
+    let (mut one, mut two) = (world.engine(&["db"]), world.engine(&["db"]));
+    for engine in [&mut one, &mut two] {
+        engine.ready().await;
+        engine.pass().await;
+    }
+    let cached = world.parts.account.held().of(Kind::Cached);
+    assert!((3000..4000).contains(&cached), "{cached}");
+    drop(one);
+    assert_eq!(world.parts.account.held().of(Kind::Cached), cached / 2);
+    drop(two);
+    assert_eq!(world.parts.account.held().of(Kind::Cached), 0);
 }

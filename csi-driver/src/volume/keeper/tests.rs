@@ -26,6 +26,7 @@ use crate::mounts::{Mounts, Place};
 use crate::node;
 use crate::plan::Expanded;
 use crate::request::{Pod, Wanted};
+use crate::shares::{OfVolume, Shares};
 use crate::snapshots::Snapshots;
 use crate::state::State as Records;
 use crate::volume::Presented;
@@ -102,6 +103,7 @@ impl Rig {
             wanted.pod.clone(),
             root,
             kept,
+            Shares::mounted(&node.account(&wanted.pod), 0),
             presented,
         );
         let teller = node.teller(&wanted.pod, "secrets", None, &wanted.target);
@@ -118,6 +120,7 @@ impl Rig {
             serving: None,
             teller,
             unkept: None,
+            hosts: OfVolume::default(),
         };
         tokio::spawn(Box::new(keeper).run(orders));
         Self { emulator, identity, clock, view, volume, pool, _state: state }
