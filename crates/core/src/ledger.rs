@@ -16,8 +16,6 @@ use crate::{Code, Error, Result};
 pub enum Kind {
     /// Bytes of fetched values in the cache.
     Cached,
-    /// Bytes of pinned and older versions that a pod asked for.
-    Pinned,
     /// Bytes of projections that are being made: rendered templates, converted and decoded values.
     Rendering,
     /// Bytes of files on a volume's tmpfs.
@@ -26,44 +24,31 @@ pub enum Kind {
     Answers,
     /// Bytes of values kept across a restart.
     Kept,
-    /// Bytes of open audit windows.
-    AuditWindows,
     /// Published volumes.
     Volumes,
     /// Connections to the local API.
     Connections,
     /// Calls and watches under way on the local API.
     Streams,
-    /// Versions beside the current one that are held for a pod.
-    PinnedVersions,
     /// Distinct vault hosts.
     Hosts,
     /// File descriptors.
     Descriptors,
-    /// Callers and objects whose reads are being counted for the audit log.
-    AuditCallers,
-    /// Kubernetes events that wait to be sent.
-    Events,
 }
 
 impl Kind {
     /// Every kind.
     pub const ALL: &'static [Self] = &[
         Self::Cached,
-        Self::Pinned,
         Self::Rendering,
         Self::Staged,
         Self::Answers,
         Self::Kept,
-        Self::AuditWindows,
         Self::Volumes,
         Self::Connections,
         Self::Streams,
-        Self::PinnedVersions,
         Self::Hosts,
         Self::Descriptors,
-        Self::AuditCallers,
-        Self::Events,
     ];
 
     /// The word in errors and metric labels.
@@ -71,20 +56,15 @@ impl Kind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Cached => "cached",
-            Self::Pinned => "pinned",
             Self::Rendering => "rendering",
             Self::Staged => "staged",
             Self::Answers => "answers",
             Self::Kept => "kept",
-            Self::AuditWindows => "audit_windows",
             Self::Volumes => "volumes",
             Self::Connections => "connections",
             Self::Streams => "streams",
-            Self::PinnedVersions => "pinned_versions",
             Self::Hosts => "hosts",
             Self::Descriptors => "descriptors",
-            Self::AuditCallers => "audit_callers",
-            Self::Events => "events",
         }
     }
 

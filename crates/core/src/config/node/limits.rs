@@ -32,10 +32,6 @@ pub struct Limits {
     pub streams: usize,
     /// Calls and watches of one pod.
     pub streams_per_pod: usize,
-    /// Versions beside the current one that pods asked for.
-    pub pinned_versions: usize,
-    /// Such versions of one pod.
-    pub pinned_versions_per_pod: usize,
     /// Distinct vault hosts of one pod.
     pub hosts_per_pod: usize,
     /// File descriptors held for one pod.
@@ -58,8 +54,6 @@ impl Default for Limits {
             connections_per_pod: 256,
             streams: 16_384,
             streams_per_pod: 1024,
-            pinned_versions: 4096,
-            pinned_versions_per_pod: 256,
             hosts_per_pod: 16,
             descriptors_per_pod: 512,
         }
@@ -86,11 +80,6 @@ impl Limits {
                 (self.connections, "limits.connections"),
             ),
             (Kind::Streams, (self.streams_per_pod, "limits.streamsPerPod"), (self.streams, "limits.streams")),
-            (
-                Kind::PinnedVersions,
-                (self.pinned_versions_per_pod, "limits.pinnedVersionsPerPod"),
-                (self.pinned_versions, "limits.pinnedVersions"),
-            ),
             (Kind::Hosts, (self.hosts_per_pod, "limits.hostsPerPod"), (usize::MAX, "")),
             (
                 Kind::Descriptors,
@@ -122,8 +111,6 @@ pub(super) fn read(fields: Option<Fields<'_>>) -> Limits {
         ("connectionsPerPod", 1 << 20, &mut limits.connections_per_pod),
         ("streams", 1 << 20, &mut limits.streams),
         ("streamsPerPod", 1 << 20, &mut limits.streams_per_pod),
-        ("pinnedVersions", 1 << 20, &mut limits.pinned_versions),
-        ("pinnedVersionsPerPod", 1 << 20, &mut limits.pinned_versions_per_pod),
         ("hostsPerPod", 1000, &mut limits.hosts_per_pod),
         ("descriptorsPerPod", 1 << 20, &mut limits.descriptors_per_pod),
     ] {

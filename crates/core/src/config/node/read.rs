@@ -32,8 +32,6 @@ const NUMBERS: &[&str] = &[
     "limits.connectionsPerPod",
     "limits.streams",
     "limits.streamsPerPod",
-    "limits.pinnedVersions",
-    "limits.pinnedVersionsPerPod",
     "limits.hostsPerPod",
     "limits.descriptorsPerPod",
 ];

@@ -49,8 +49,6 @@ settings! {
     "limits.connectionsPerPod", "256", "64", "Connections of one pod to the local API.";
     "limits.streams", "16384", "4096", "Calls and watches under way on the local API, of all pods together.";
     "limits.streamsPerPod", "1024", "256", "Calls and watches under way of one pod.";
-    "limits.pinnedVersions", "4096", "1024", "Versions beside the current one that pods asked for through the local API.";
-    "limits.pinnedVersionsPerPod", "256", "64", "Such versions of one pod.";
     "limits.hostsPerPod", "16", "4", "Distinct vault hosts of one pod.";
     "limits.descriptorsPerPod", "512", "128", "File descriptors held for one pod.";
     "limits.publishDeadline", "100s", "60s", "How long one publish may take; kubelet gives up after two minutes.";

@@ -147,7 +147,6 @@ fn the_ledger_holds_pods_to_what_is_configured() {
         (Kind::Volumes, 1, "limits.volumesPerPod"),
         (Kind::Connections, 257, "limits.connectionsPerPod"),
         (Kind::Streams, 1025, "limits.streamsPerPod"),
-        (Kind::PinnedVersions, 257, "limits.pinnedVersionsPerPod"),
         (Kind::Hosts, 3, "limits.hostsPerPod"),
         (Kind::Descriptors, 11, "RLIMIT_NOFILE"),
     ] {
