@@ -1,9 +1,10 @@
 //! What a driver that was killed, upgraded or rebooted goes on with.
 
 use keyward_emulator::{Effect, Fault};
+use keyward_test_support::fake_api::EVENTS;
 use keyward_test_support::kubelet::{Context, PodVolume};
 use keyward_test_support::node::Node;
-use rustix::mount::{UnmountFlags, unmount};
+use rustix::mount::{MountFlags, UnmountFlags, mount_remount, unmount};
 use serde_json::json;
 
 use crate::BINARY;
@@ -325,4 +326,39 @@ async fn what_an_earlier_release_kept_for_all_volumes_in_one_file_is_gone_on_wit
     let secret = client.get("a").await.unwrap();
     assert_eq!((&secret.value[..], secret.stale), (&b"1"[..], true));
     until("it has a snapshot of its own", || kept(&node).contains(&volume.id())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_has_no_room_is_told_of_while_the_files_go_on_and_is_kept_again_when_it_has() {
+    let Some(node) = Node::start(BINARY).await else { return };
+    node.vault().set_secret("a", "1");
+    let mut driver = node.drive().await;
+    let volume = with_socket(&node, "web-0", &["a"]);
+    node.publish(&volume).await.unwrap();
+    assert_eq!(kept(&node), [volume.id()]);
+    // As much as it holds now: the old snapshot and a new one are there together.
+    let snapshot = node.kubelet.dir().join("state/snapshot");
+    mount_remount(&snapshot, MountFlags::empty(), c"size=4096").unwrap();
+    node.vault().rotate_secret("a", "2");
+    node.until_file(&volume, "a", b"2").await;
+    until("its pod is told", || {
+        let events = node.api.objects(EVENTS);
+        let of_pod = |event: &&serde_json::Value| event["regarding"]["uid"] == volume.pod.uid;
+        events.iter().filter(of_pod).any(|event| event.to_string().contains("keep the snapshot"))
+    })
+    .await;
+    assert_eq!(kept(&node), [""; 0], "nothing older stays in its place");
+    // A restart has nothing for the API, and the files are what they were.
+    driver.kill(driver.broker().unwrap()).await;
+    vault_is_away(&node);
+    let _driver = node.drive().await;
+    node.publish(&volume).await.unwrap();
+    asked_in_vain(&node, 2).await;
+    assert_eq!(node.read(&volume, "a").unwrap(), b"2");
+    let client = Client::connect(door(&node.kubelet, &volume).join("keyward.sock")).await.unwrap();
+    let refused = client.get("a").await.err().unwrap();
+    assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused:?}");
+    node.emulator.faults().clear_all();
+    until("it is kept again", || is_kept(&node, "2")).await;
+    assert_eq!(node.read(&volume, "a").unwrap(), b"2");
 }
