@@ -54,9 +54,7 @@ impl Setup {
     pub(crate) fn needs(&self) -> Needs {
         let directory = |path: &Path| path.parent().map(Path::to_path_buf);
         let mut read: Vec<PathBuf> =
-            ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", SERVICE_ACCOUNT]
-                .map(PathBuf::from)
-                .to_vec();
+            ["/etc/resolv.conf", "/etc/hosts", SERVICE_ACCOUNT].map(PathBuf::from).to_vec();
         // Directories, so that a change by rename is seen.
         let files =
             [&self.kubeconfig, &self.file, &self.config.tls.extra_roots_file, &self.config.audit.key_file];

@@ -1,9 +1,10 @@
-//! Look-ups of host names: the system's resolver blocks a thread for as long as a name server is silent, so it gets
-//! threads of its own, few of them, and each asker a share.
+//! Look-ups of host names: each holds sockets and memory for as long as a name server is silent, so it gets a thread of
+//! its own, of which there are few, and each asker a share.
+
+mod dns;
 
 use std::collections::HashMap;
-use std::io;
-use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -19,11 +20,11 @@ const SHARE: usize = 2;
 /// Longest wait for an answer, of which the turn is a part. Shorter than the deadline of a request, so that the name
 /// server is named and not the vault.
 const LIMIT: Duration = Duration::from_secs(4);
-/// The system's resolver needs little.
-const STACK: usize = 256 * 1024;
+/// What the resolver needs also without optimisation.
+const STACK: usize = 1024 * 1024;
 
 /// What asks a name server, which may block.
-type Ask = dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync;
+type Ask = dyn Fn(&str) -> Answer + Send + Sync;
 
 /// The pool. Cheap to clone; one for each process.
 #[derive(Clone)]
@@ -56,16 +57,30 @@ struct Job {
 
 /// Whose share it is; `None` is the process itself, whose names an administrator chose.
 type Asker = Option<Arc<str>>;
-type Answer = std::result::Result<Vec<SocketAddr>, Arc<io::Error>>;
+type Answer = std::result::Result<Vec<SocketAddr>, Failure>;
+
+/// Why there is no address; what was said is a detail for those who look closer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Failure {
+    /// A name server says that there is no such name, or no address of it.
+    NoSuchName(String),
+    /// The name servers fail, refuse, answer nonsense or cannot be reached.
+    NoAnswer(String),
+    /// No name server has answered within [`LIMIT`].
+    Silent,
+    /// It could not even be asked.
+    Local(String),
+}
 
 impl Default for Lookups {
     fn default() -> Self {
-        Self::new(|name| Ok((name, 0).to_socket_addrs()?.collect()))
+        let dns = dns::Dns::default();
+        Self::new(move |name| dns.ask(name))
     }
 }
 
 impl Lookups {
-    fn new(ask: impl Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync + 'static) -> Self {
+    fn new(ask: impl Fn(&str) -> Answer + Send + Sync + 'static) -> Self {
         Self(Arc::new(Pool { ask: Box::new(ask), state: Mutex::default() }))
     }
 
@@ -87,7 +102,7 @@ impl Lookups {
         match tokio::time::timeout(LIMIT, answer).await {
             Ok(Ok(Ok(addresses))) if !addresses.is_empty() => Ok(addresses),
             Ok(Ok(Ok(_))) => Err(no_address(name)),
-            Ok(Ok(Err(error))) => Err(of_resolver(name, &error)),
+            Ok(Ok(Err(failure))) => Err(failed(name, &failure)),
             Ok(Err(_)) => Err(Error::new(
                 Code::Dns,
                 format!("the name {name} cannot be looked up: no thread can be started on this node"),
@@ -122,7 +137,7 @@ impl Pool {
 
     /// Looks a name up, then others that wait for a place.
     fn run(self: Arc<Self>, name: String) {
-        let answer = (self.ask)(&name).map_err(Arc::new);
+        let answer = (self.ask)(&name);
         let mut state = self.state.lock();
         let waiting = state.running.remove(&name).map(|running| running.waiting).unwrap_or_default();
         for sender in waiting {
@@ -178,17 +193,25 @@ fn no_address(name: &str) -> Error {
     )
 }
 
-/// The system's resolver tells "no such name" and "no usable answer" apart by its words only, in glibc and musl.
-fn of_resolver(name: &str, error: &io::Error) -> Error {
-    let said = error.to_string();
-    if said.contains("Temporary failure") || said.contains("Try again") {
-        let message = format!(
-            "the name server has no answer about {name} (it is silent, fails or refuses); check the cluster's DNS and \
-             /etc/resolv.conf"
-        );
-        return Error::new(Code::Dns, message).detail(error);
+fn failed(name: &str, failure: &Failure) -> Error {
+    match failure {
+        Failure::NoSuchName(said) => no_address(name).detail(said),
+        Failure::NoAnswer(said) => {
+            let message = format!(
+                "the name server has no answer about {name} (it is silent, fails or refuses); check the cluster's DNS \
+                 and /etc/resolv.conf"
+            );
+            Error::new(Code::Dns, message).detail(said)
+        }
+        Failure::Silent => silent(name, true),
+        Failure::Local(said) => {
+            let message = format!(
+                "the name {name} cannot be looked up: this process lacks what it takes; check its limits of \
+                 descriptors and memory"
+            );
+            Error::new(Code::Dns, message).detail(said)
+        }
     }
-    no_address(name).detail(error)
 }
 
 fn silent(name: &str, started: bool) -> Error {
@@ -357,17 +380,5 @@ mod tests {
         }
         let error = server.ask(None, "none").await.unwrap().unwrap_err();
         assert!(error.message().contains("does not resolve"), "{error}");
-    }
-
-    #[test]
-    fn the_resolvers_two_failures_are_told_apart_in_both_c_libraries() {
-        for said in ["Temporary failure in name resolution", "Try again"] {
-            let error = io::Error::other(format!("failed to lookup address information: {said}"));
-            assert!(of_resolver("a.example", &error).message().contains("name server has no answer"));
-        }
-        for said in ["Name or service not known", "Name does not resolve"] {
-            let error = io::Error::other(format!("failed to lookup address information: {said}"));
-            assert!(of_resolver("a.example", &error).message().contains("does not resolve"));
-        }
     }
 }

@@ -42,9 +42,6 @@ pub(super) fn broker(settings: &Settings) -> Result<Broker> {
         // What `ps` shows; the broker gives itself its name of 15 bytes.
         .arg0("keyward-broker")
         .args(&settings.broker_args)
-        // glibc then asks the name server with `sendto`, one question after the other, instead of `sendmmsg`, which the
-        // broker may not call. musl knows only that way.
-        .env("RES_OPTIONS", "single-request")
         .stdin(Stdio::from(theirs))
         .spawn()
         .map_err(|error| crate::spare::explained("start the broker", &error))?;

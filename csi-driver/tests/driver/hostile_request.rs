@@ -2,6 +2,8 @@
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -12,6 +14,8 @@ use keyward_test_support::kubelet::PodVolume;
 use keyward_test_support::node::{DRIVER, Driver, Node, PATIENCE};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, UdpSocket};
 use tonic::{Code, Status};
 
 use crate::BINARY;
@@ -370,13 +374,13 @@ async fn a_target_that_kubelet_did_not_make_is_not_mounted_on_and_not_touched() 
     drop(driver);
 }
 
-/// Starts the driver where names resolve as `hosts` says.
-async fn drive_with_hosts(node: &Node, hosts: &str) -> Driver {
-    let file = node.etc().join("hosts");
-    std::fs::write(&file, hosts).unwrap();
+/// Starts the driver where a file of /etc says what `text` says.
+async fn drive_with_file(node: &Node, name: &str, text: &str) -> Driver {
+    let file = node.etc().join(name);
+    std::fs::write(&file, text).unwrap();
     let mut line = node.command();
     let script = format!(
-        "mount --make-private / && (mount --make-private /etc/hosts 2>/dev/null || true) && mount --bind {} /etc/hosts && exec \"$0\" \"$@\"",
+        "mount --make-private / && (mount --make-private /etc/{name} 2>/dev/null || true) && mount --bind {} \"$(readlink -f /etc/{name})\" && exec \"$0\" \"$@\"",
         file.display()
     );
     let program = line.program.display().to_string();
@@ -412,7 +416,7 @@ async fn names_that_resolve_to_the_node_itself_are_refused_unless_an_administrat
     for (name, address) in local {
         hosts.push_str(&format!("{address} {name}.vault.azure.net\n"));
     }
-    let driver = drive_with_hosts(&node, &hosts).await;
+    let driver = drive_with_file(&node, "hosts", &hosts).await;
     let publish = async |name: &str| {
         let objects = json!([format!("https://{name}.vault.azure.net/secrets/a")]).to_string();
         let volume = node.volume_of(&node.pod(&format!("web-{name}")), &objects, &[]);
@@ -426,6 +430,66 @@ async fn names_that_resolve_to_the_node_itself_are_refused_unless_an_administrat
     assert!(!listed.contains("KW_ADDRESS_REFUSED") && listed.contains("KW_CONNECT"), "{listed}");
     assert!(node.kubelet.mounts().is_empty());
     drop(driver);
+}
+
+/// The answer of a name server to a question for any name: over UDP that it is too long, over TCP sixty addresses of this
+/// host, or none of IPv6.
+fn dns_answer(question: &[u8], tcp: bool) -> Vec<u8> {
+    let name = question[12..].iter().position(|byte| *byte == 0).unwrap();
+    let end = 12 + name + 5;
+    let ipv4 = question[end - 4..end - 2] == [0, 1];
+    let count: u16 = if tcp && ipv4 { 60 } else { 0 };
+    let mut answer = question[..2].to_vec();
+    answer.extend(if tcp { [0x81, 0x80] } else { [0x83, 0x80] });
+    answer.extend([0, 1]);
+    answer.extend(count.to_be_bytes());
+    answer.extend([0; 4]);
+    answer.extend(&question[12..end]);
+    for n in 1..=count {
+        answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 127, 0, 0, u8::try_from(n).unwrap()]);
+    }
+    answer
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_whose_answer_is_too_long_for_udp_resolves_under_the_filter_of_system_calls() {
+    let Some(node) = Node::start(BINARY).await else { return };
+    node.configure(QUIET);
+    let (udp, tcp) =
+        (UdpSocket::bind("127.53.7.1:53").await.unwrap(), TcpListener::bind("127.53.7.1:53").await.unwrap());
+    let datagrams = tokio::spawn(async move {
+        let mut buffer = [0; 1024];
+        while let Ok((length, from)) = udp.recv_from(&mut buffer).await {
+            udp.send_to(&dns_answer(&buffer[..length], false), from).await.unwrap();
+        }
+    });
+    let over_tcp = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&over_tcp);
+    let streams = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = tcp.accept().await {
+            let counted = Arc::clone(&counted);
+            tokio::spawn(async move {
+                while let Ok(length) = stream.read_u16().await {
+                    let mut question = vec![0; length.into()];
+                    stream.read_exact(&mut question).await.unwrap();
+                    counted.fetch_add(1, Ordering::Relaxed);
+                    let answer = dns_answer(&question, true);
+                    stream.write_u16(answer.len().try_into().unwrap()).await.unwrap();
+                    stream.write_all(&answer).await.unwrap();
+                }
+            });
+        }
+    });
+    let driver = drive_with_file(&node, "resolv.conf", "nameserver 127.53.7.1\n").await;
+    let objects = json!(["https://far.vault.azure.net/secrets/a"]).to_string();
+    let volume = node.volume_of(&node.pod("web"), &objects, &[]);
+    // That its addresses are refused shows that they are known.
+    let text = node.publish(&volume).await.unwrap_err().message().to_owned();
+    assert!(text.contains("KW_ADDRESS_REFUSED") && text.contains("127.0.0."), "{text}");
+    assert!(over_tcp.load(Ordering::Relaxed) > 0);
+    drop(driver);
+    datagrams.abort();
+    streams.abort();
 }
 
 /// A key store whose checksum takes a million iterations to refuse.
