@@ -159,8 +159,13 @@ impl AtomicDirectory {
             return Ok(Committed::Unchanged);
         }
         let sequence = match self.stage(tree) {
-            Err(error) if error.code() == Code::NoSpace && !self.retired.is_empty() => {
-                // Room for a new value goes before the grace of an old one.
+            Err(error)
+                if error.code() == Code::NoSpace && (self.others.is_some() || !self.retired.is_empty()) =>
+            {
+                // What others put there goes, and room for a new value comes before the grace of an old one.
+                if self.others.is_some() {
+                    self.tidy();
+                }
                 self.drop_retired(0);
                 self.stage(tree)?
             }

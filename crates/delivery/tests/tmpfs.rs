@@ -192,6 +192,26 @@ fn a_full_tmpfs_keeps_the_old_tree_and_leaves_no_half_written_one() {
 }
 
 #[test]
+fn what_others_put_into_a_directory_of_ours_makes_room_for_a_new_value() {
+    let (parent, permitted) = place();
+    if !permitted {
+        return;
+    }
+    let path = parent.join("files");
+    let prepared = prepare(&path, Mode::Mount, 64 << 10, &OPTIONS).unwrap();
+    let mut writer = AtomicDirectory::open(prepared.directory).unwrap();
+    writer.own_all_but(&[]);
+    writer.commit(&tree(&[("a", b"1", 0o444)])).unwrap();
+    fs::create_dir(path.join("..kw_9999")).unwrap();
+    assert!(fs::write(path.join("..kw_9999/ballast"), vec![0; 1 << 20]).is_err(), "the tmpfs has a size");
+    let next = tree(&[("a", b"2", 0o444)]);
+    writer.commit(&next).unwrap();
+    assert_eq!(seen(&path), expected(&next));
+    drop(writer);
+    assert!(unmount(&path).unwrap());
+}
+
+#[test]
 fn a_state_directory_is_closed_to_others_and_a_damaged_snapshot_is_reported_once_and_removed() {
     let parent = tempfile::tempdir_in("/dev/shm").unwrap();
     let path = parent.path().join("state");

@@ -132,13 +132,19 @@ impl Targets {
     /// Makes sure that the host sees what was mounted at the target a moment ago, and so the pod. Only the kernel's own
     /// table tells: a mount is shared exactly if the one below it was shared at that moment. It is taken away otherwise.
     pub(super) fn check_seen(&mut self, place: &Place) -> Answer<()> {
-        let volume = self.volume(place)?.ok_or(Reason::NoVolume)?;
-        let mount = look(&open_target(&volume)?, "")?.stx_mnt_id;
-        if self.table.rows()?.iter().any(|row| row.id == mount && row.shared) {
+        let seen = self.is_seen(place);
+        if matches!(seen, Ok(true)) {
             return Ok(());
         }
+        // Also when the question failed: an error says that nothing is mounted.
         self.unmount(place)?;
-        Err(Reason::NotShared.into())
+        Err(seen.err().unwrap_or(Reason::NotShared.into()))
+    }
+
+    fn is_seen(&mut self, place: &Place) -> Answer<bool> {
+        let volume = self.volume(place)?.ok_or(Reason::NoVolume)?;
+        let mount = look(&open_target(&volume)?, "")?.stx_mnt_id;
+        Ok(self.table.rows()?.iter().any(|row| row.id == mount && row.shared))
     }
 
     /// Takes a target away again on which nothing could be mounted.

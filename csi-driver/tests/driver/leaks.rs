@@ -283,6 +283,16 @@ async fn every_proof_fetch_delivery_and_read_is_on_record_and_the_log_verifies()
     let Talkative { node, web, .. } = &talkative;
     let path = node.kubelet.dir().join("audit/audit.jsonl");
     until("a record of the read", || acts(&path).iter().any(|act| act["action"] == "read")).await;
+    // A file changes before its delivery is on record.
+    until("a record of the second delivery", || {
+        let delivered = |act: &&Value| {
+            act["action"] == "deliver"
+                && act["object"].as_str().unwrap_or_default().contains("/secrets/value")
+                && act["actor"].to_string().contains(web.pod.uid.as_str())
+        };
+        acts(&path).iter().filter(delivered).count() >= 2
+    })
+    .await;
     let version = node.vault().secret_version("value").unwrap();
     let acts = acts(&path);
     let of = |action: &str, object: &str| -> Vec<&Value> {
