@@ -215,7 +215,7 @@ codes! {
     LimitExceeded = "KW_LIMIT_EXCEEDED", ResourceExhausted, Caller;
     /// The path is not tmpfs and none may be mounted.
     TmpfsRequired = "KW_TMPFS_REQUIRED", System, FileSystem;
-    /// The tmpfs is full.
+    /// The tmpfs is full, or what is held for a pod is at its limit: its files and values, or answers that it does not read.
     NoSpace = "KW_NO_SPACE", ResourceExhausted, FileSystem;
     /// A file, directory, mount or socket operation failed.
     FileSystem = "KW_FILE_SYSTEM", System, FileSystem;
