@@ -60,8 +60,7 @@ impl NodeRig {
     }
 
     pub(crate) fn call_for(&self, volume: PodVolume) -> Outcome<Call> {
-        let target = self.node.kubelet.target(&volume);
-        std::fs::create_dir_all(target.parent().ok_or("a target has a parent")?)?;
+        self.node.kubelet.prepare(&volume);
         let request = self.node.kubelet.request(&volume, &self.node.context(&volume.pod));
         Ok(Call { volume, request })
     }

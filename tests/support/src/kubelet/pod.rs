@@ -156,11 +156,8 @@ impl Kubelet {
         }
     }
 
-    /// SetUpAt: makes the volume's directory, publishes, and after a final error removes what is not mounted.
-    ///
-    /// # Errors
-    /// What the driver answers.
-    pub async fn publish(&self, volume: &PodVolume, context: &Context) -> Result<(), Status> {
+    /// Makes the volume's directory with kubelet's record of it, as before each publish, and returns the directory.
+    pub fn prepare(&self, volume: &PodVolume) -> PathBuf {
         let directory = self.directory(volume);
         std::fs::create_dir_all(&directory).expect("a directory");
         let data = serde_json::json!({
@@ -170,6 +167,15 @@ impl Kubelet {
             "volumeLifecycleMode": "Ephemeral",
         });
         std::fs::write(directory.join("vol_data.json"), data.to_string()).expect("vol_data.json");
+        directory
+    }
+
+    /// SetUpAt: makes the volume's directory, publishes, and after a final error removes what is not mounted.
+    ///
+    /// # Errors
+    /// What the driver answers.
+    pub async fn publish(&self, volume: &PodVolume, context: &Context) -> Result<(), Status> {
+        let directory = self.prepare(volume);
         let mut request = Request::new(self.request(volume, context));
         request.set_timeout(CALL);
         let answer = match self.node(&volume.driver).await {
