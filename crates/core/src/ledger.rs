@@ -201,7 +201,7 @@ impl Ledger {
         Arc::new(Self { limits, books: Mutex::default() })
     }
 
-    /// The account of a pod, by its UID. It exists while somebody holds it or a charge of it.
+    /// The account of a pod, by its UID. It exists while it, or a charge of it, is held.
     #[must_use]
     pub fn account(self: &Arc<Self>, pod: &str) -> Account {
         let mut books = self.books.lock();

@@ -43,7 +43,7 @@ pub struct Snapshot {
     /// The same on the boot clock, for ages. Zero after a restart of Keyward.
     pub confirmed_boot: Option<Duration>,
     /// When the request began by which the provider last gave or confirmed `fetched`, boot clock. `None` for a value that
-    /// outlived a restart and that nobody has confirmed since: it never replaces what was delivered.
+    /// outlived a restart and was not confirmed since: it never replaces what was delivered.
     pub asked: Option<Duration>,
     /// When the provider was last asked, wall time.
     pub checked: Option<UnixTime>,

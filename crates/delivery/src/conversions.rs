@@ -117,7 +117,7 @@ impl Conversions {
 
     /// Ends what is under way and refuses what comes: the process stops.
     pub fn close(&self) {
-        // Dropped outside the lock: whoever waits is woken by it.
+        // Dropped outside the lock, because dropping it wakes waiters.
         let waiting = self.0.queue.lock().close();
         drop(waiting);
     }

@@ -138,7 +138,7 @@ pub struct Certificates {
 /// Where the webhook's serving certificate comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CertificateSource {
-    /// A CA and a certificate of our own, kept in the Secret, and told to the API server by `caBundle`.
+    /// A CA and a certificate that the injector issues, kept in the Secret, and told to the API server by `caBundle`.
     OwnCa {
         /// The Service, whose name the certificate carries.
         service: String,

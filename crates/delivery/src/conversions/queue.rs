@@ -103,7 +103,7 @@ impl<W> Queue<W> {
         }
     }
 
-    /// Lets nobody in any more; returns those who wait.
+    /// Admits no further work; returns what was waiting.
     pub(super) fn close(&mut self) -> Vec<W> {
         self.closed = true;
         self.ring.clear();
