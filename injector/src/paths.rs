@@ -51,14 +51,14 @@ mod tests {
     fn only_whole_paths_are_answered_at_and_only_those_in_use() {
         let paths = Paths::default();
         assert!(!paths.is_there() && !paths.contains("/mutate/") && !paths.contains(""));
-        let (one, two) = ("a".repeat(43), "b".repeat(43));
+        let (one, two) = ("a".repeat(64), "b".repeat(64));
         let written = |tokens: &[&String]| Written {
             tokens: tokens.iter().map(|token| Zeroizing::new((*token).clone())).collect(),
             since: None,
         };
         paths.exchange(&written(&[&one, &two]));
         assert!(paths.is_there() && paths.contains(&path(&one)) && paths.contains(&path(&two)));
-        for other in ["/mutate", "/mutate/", &path(&one)[..50], &path(&format!("{one}a")), &one] {
+        for other in ["/mutate", "/mutate/", &path(&one)[..71], &path(&format!("{one}a")), &one] {
             assert!(!paths.contains(other), "{other}");
         }
         paths.exchange(&written(&[&two]));

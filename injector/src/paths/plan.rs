@@ -2,8 +2,6 @@
 //!
 //! A new path is answered at by every replica before the API server is told of it, and the old one for a while after.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use keyward_core::{Code, Error, Result};
 use rustls::crypto::aws_lc_rs;
 use time::format_description::well_known::Rfc3339;
@@ -19,8 +17,9 @@ const SINCE: &str = "paths.since";
 
 /// Bytes of randomness of a path.
 const RANDOM: usize = 32;
-/// Their length as text.
-const LENGTH: usize = 43;
+/// Their length as text. Hexadecimal digits, because the API server wants each segment of a webhook's path to be a DNS
+/// subdomain (RFC 1123): lower case, at most 253 characters.
+const LENGTH: usize = 64;
 /// Most paths at a time.
 const MOST: usize = 4;
 
@@ -76,8 +75,7 @@ impl Written {
 }
 
 fn is_token(text: &str) -> bool {
-    text.len() == LENGTH
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+    text.len() == LENGTH && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// What must be done at `now`.
@@ -113,7 +111,7 @@ pub(crate) fn perform(step: Step, written: &Written, now: OffsetDateTime) -> Res
             let mut random = Zeroizing::new([0_u8; RANDOM]);
             let source = aws_lc_rs::default_provider().secure_random;
             source.fill(random.as_mut_slice()).map_err(|_| defect("no randomness"))?;
-            let newest = Zeroizing::new(URL_SAFE_NO_PAD.encode(random.as_slice()));
+            let newest = Zeroizing::new(hex::encode(random.as_slice()));
             let all: Vec<_> =
                 std::iter::once(newest).chain(written.tokens.iter().cloned()).take(MOST).collect();
             put(TOKENS, lines(&all));

@@ -49,7 +49,7 @@ async fn rig(protocols: &[&str]) -> Rig {
     let cluster = Cluster::connect(&settings, clock).await.unwrap();
     let injection = injector::parse(b"via: csi\ncertificates: {namespace: ks}\n").unwrap().injection;
     let paths = Arc::new(Paths::default());
-    let token = "t".repeat(43);
+    let token = "7".repeat(64);
     paths.exchange(&Written { tokens: vec![Zeroizing::new(token.clone())], since: None });
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from(made.cert.der().to_vec())).unwrap();

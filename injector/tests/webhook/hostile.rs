@@ -140,9 +140,9 @@ async fn whoever_does_not_know_the_path_is_told_nothing_and_nothing_is_looked_up
     let looked_up =
         |api: &FakeApi| api.requests().iter().filter(|path| path.contains("serviceaccounts")).count();
     let path = stranger.path.clone();
-    assert_eq!(path.len(), "/mutate/".len() + 43);
-    let swapped = format!("{}{}", &path[..path.len() - 1], if path.ends_with('A') { 'B' } else { 'A' });
-    let other = format!("/mutate/{}", "A".repeat(43));
+    assert_eq!(path.len(), "/mutate/".len() + 64);
+    let swapped = format!("{}{}", &path[..path.len() - 1], if path.ends_with('0') { '1' } else { '0' });
+    let other = format!("/mutate/{}", "0".repeat(64));
     let longer = format!("{path}/");
     for path in ["/", "/mutate", "/mutate/", &swapped, &other, &longer, "/livez", "*"] {
         let (status, body) = post(&mut stranger, path, question(&good(), "shop")).await;
@@ -172,7 +172,7 @@ async fn a_new_path_is_told_to_the_api_server_and_the_old_one_is_answered_at_for
     let (before, since) = written(&api);
     assert_eq!(format!("/mutate/{before}"), old);
     let mut secret = api.object(SECRETS, NAMESPACE, "keyward-injector-tls").unwrap();
-    let newer = "n".repeat(43);
+    let newer = "e".repeat(64);
     let three_minutes_ago =
         time::OffsetDateTime::parse(&since, &time::format_description::well_known::Rfc3339).unwrap()
             - time::Duration::minutes(3);

@@ -194,14 +194,16 @@ fn change(
 
 /// What a real server would refuse in an object.
 fn wrong(resource: &str, object: &Value) -> Option<&'static str> {
-    let name = text(object, "name");
-    let edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    if name.len() > 253
-        || !name.starts_with(edge)
-        || !name.ends_with(edge)
-        || !name.chars().all(|c| edge(c) || c == '-' || c == '.')
-    {
+    if !is_subdomain(text(object, "name")) {
         return Some("metadata.name is invalid");
+    }
+    // `ValidateWebhookService` of k8s.io/apiserver.
+    if let Some(webhooks) = object["webhooks"].as_array() {
+        let path = |webhook: &Value| webhook["clientConfig"]["service"]["path"].as_str().map(str::to_owned);
+        let mut paths = webhooks.iter().filter_map(path);
+        if paths.any(|path| path.strip_prefix('/').is_none_or(|rest| !rest.split('/').all(is_subdomain))) {
+            return Some("webhooks[0].clientConfig.service.path is invalid");
+        }
     }
     if let Some(labels) = object["metadata"]["labels"].as_object()
         && labels.values().any(|label| label.as_str().is_none_or(|text| text.len() > 63))
@@ -223,6 +225,15 @@ fn wrong(resource: &str, object: &Value) -> Option<&'static str> {
         }
     }
     None
+}
+
+/// A DNS subdomain, RFC 1123.
+fn is_subdomain(text: &str) -> bool {
+    let edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    text.len() <= 253
+        && text.starts_with(edge)
+        && text.ends_with(edge)
+        && text.chars().all(|c| edge(c) || c == '-' || c == '.')
 }
 
 fn found(object: Option<Value>) -> Response<Body> {
