@@ -25,6 +25,8 @@ pub(crate) struct NodeAttack {
     pub(crate) what: &'static str,
     /// The plugin's name server never answers.
     pub(crate) silent_dns: bool,
+    /// All that it has is one volume that is refused, so that what it costs at its peak is bounded too.
+    pub(crate) one_refused: bool,
     pub(crate) work: fn(Field, Hostile, Arc<Turns>) -> Work,
 }
 
@@ -36,17 +38,19 @@ pub(crate) struct InjectorAttack {
 }
 
 macro_rules! node {
-    ($($name:literal $(+ $dns:ident)?: $what:literal => $work:path;)+) => {
+    ($($name:literal $(+ $mark:ident)?: $what:literal => $work:path;)+) => {
         /// Attackers of the node plugin, in the order in which they run.
         pub(crate) const NODE: &[NodeAttack] = &[$(NodeAttack {
             name: $name,
             what: $what,
-            silent_dns: node!(@ $($dns)?),
+            silent_dns: node!(@dns $($mark)?),
+            one_refused: node!(@refused $($mark)?),
             work: |field, hostile, turns| Box::pin($work(field, hostile, turns)),
         }),+];
     };
-    (@ silent_dns) => { true };
-    (@) => { false };
+    (@dns silent_dns) => { true };
+    (@refused one_refused) => { true };
+    (@$question:ident $($other:ident)?) => { false };
 }
 
 macro_rules! injector {
@@ -63,12 +67,13 @@ macro_rules! injector {
 node! {
     "old-versions": "eight loops of GetSecret for an old version that is a costly key store" => conversions::old_versions;
     "refreshes": "RefreshSecret without pause by 32 users, of an object whose newest version is a costly key store" => conversions::refreshes;
-    "costly-retry": "one volume with a costly key store, published again without pause" => conversions::retry;
+    "costly-retry" + one_refused: "one volume with a costly key store, published again without pause" => conversions::retry;
     "costly-crowd": "sixteen such pods at once" => conversions::crowd;
-    "costly-aliases": "900 aliases of one costly key store, published again without pause" => conversions::aliases;
+    "costly-aliases" + one_refused: "900 aliases of one costly key store, published again without pause" => conversions::aliases;
     "costly-rotation": "a running volume of 16 objects that turn into costly key stores every 200 ms" => conversions::rotation;
     "hundred-stores": "a running volume of 200 key stores to write, new versions of all every 500 ms" => conversions::hundred_stores;
-    "templates": "700 templates of 1 MB in one volume, published again without pause" => memory::templates;
+    "templates" + one_refused: "700 templates of 1 MB in one volume, published again without pause" => memory::templates;
+    "largest-refused" + one_refused: "980 values of 25 KB and 20 templates of 1 MB in one volume, published again without pause" => memory::largest_refused;
     "growing-templates": "700 small templates whose source grows to 25 KB while the volume runs" => memory::growing_templates;
     "payloads": "twenty volumes of 28 MB in one pod" => memory::payloads;
     "moving-payload": "four running volumes of 28 MB in one pod, all of it rewritten every 300 ms" => memory::moving_payload;

@@ -7,6 +7,8 @@ use crate::samples::{Figure, Samples};
 
 /// Fewest samples of a figure before it is held against its bound.
 const ENOUGH: usize = 300;
+/// What one volume that is refused may cost at its peak, beyond what there was before, in bytes.
+const REFUSED: u64 = 64 << 20;
 
 /// One attacker against one build.
 #[derive(Debug, Default)]
@@ -18,6 +20,8 @@ pub(crate) struct Trial {
     /// Most bytes at a time.
     pub(crate) peak: u64,
     pub(crate) limit: u64,
+    /// Whether the attacker has one volume only, which is refused.
+    pub(crate) one_refused: bool,
     /// Processes that the kernel killed for want of memory.
     pub(crate) kills: u64,
     /// Whether the program still ran at the end.
@@ -55,6 +59,10 @@ impl Trial {
         }
         if self.peak > self.limit {
             all.push(format!("{} MiB of {}", mebibytes(self.peak), mebibytes(self.limit)));
+        }
+        if self.one_refused && self.peak.saturating_sub(self.calm) > REFUSED {
+            let cost = mebibytes(self.peak.saturating_sub(self.calm));
+            all.push(format!("the refused volume cost {cost} MiB of {}", mebibytes(REFUSED)));
         }
         if !self.failed.is_empty() {
             all.push(format!("{} of victims' calls failed", self.failed.len()));

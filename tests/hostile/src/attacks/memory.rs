@@ -44,6 +44,23 @@ pub(super) async fn templates(field: Field, hostile: Hostile, turns: Arc<Turns>)
     Ok(())
 }
 
+pub(super) async fn largest_refused(field: Field, hostile: Hostile, turns: Arc<Turns>) -> Outcome<()> {
+    let vault = hostile.vault();
+    let names: Vec<_> = (0..980).map(|number| format!("large-{number}")).collect();
+    names.iter().for_each(|name| drop(vault.set_secret(name, vec![b'x'; VALUE])));
+    let megabyte = repeated(&"x".repeat(640));
+    let mut objects: Vec<_> = names.iter().map(|name| json!(object(name))).collect();
+    objects.extend((0..20).map(|number| template(number, &megabyte)));
+    let volume = field.volume(&hostile, "largest", &json!(objects).to_string(), &[]);
+    turns
+        .each(|| async {
+            turns.answered(field.publish(&hostile, &volume).await.map_err(words));
+            field.unpublish(&volume).await;
+        })
+        .await;
+    Ok(())
+}
+
 pub(super) async fn growing_templates(field: Field, hostile: Hostile, turns: Arc<Turns>) -> Outcome<()> {
     let vault = hostile.vault();
     vault.set_secret("seed", "x");

@@ -77,6 +77,7 @@ pub(crate) async fn run(program: &Path, attack: &NodeAttack, size: Size) -> Outc
         calm,
         peak,
         limit,
+        one_refused: attack.one_refused,
         kills,
         alive,
         failed,
