@@ -13,7 +13,7 @@ use keyward_volume::{Declared, Engine, Kept, Outputs, Parts};
 use tokio::time::{Instant, timeout_at};
 
 use crate::guards::Guard;
-use crate::identities::Tenant;
+use crate::identities::{self, Tenant};
 use crate::mounts::{Detached, Found, Place, Tmpfs};
 use crate::node::Node;
 use crate::plan::{Account, Basis, ClassText, Expanded, Plan};
@@ -191,14 +191,11 @@ impl Node {
         let hosts = self.hosts.admit(&account, &wanted.pod.uid, plan.hosts())?;
         let tenant = self.identities.join(plan.way.settings(), &plan.cloud)?;
         let proof = self.prove(&plan, &presented, &wanted.pod, &tenant);
-        let ready = futures::future::join_all(plan.hosts().into_iter().map(|host| {
-            let provider = Arc::clone(&tenant.provider);
-            async move { provider.prepare(&host).await }
-        }));
+        let ready = identities::prepare(&tenant.provider, plan.hosts(), &wanted.pod);
         // The vault's challenge and the token are asked for at once; no value is, before the proof.
         let (proved, _) = tokio::join!(proof, ready);
         let credential = proved?;
-        let histories = Histories::list(&plan, &tenant.provider, &account).await?;
+        let histories = Histories::list(&plan, &tenant.provider, &account, &wanted.pod).await?;
         let Expanded { specs, ids } = plan.expand(&|object| histories.of(object))?;
         let reserved = shares::values(&account, specs.len())?;
         let declared = Declared { specs, defaults: plan.defaults, identity: Arc::clone(&tenant.key) };

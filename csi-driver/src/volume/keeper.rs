@@ -449,7 +449,7 @@ impl Keeper {
         let credential = credential(&plan.way, &self.volume.presented(), pod)?;
         self.node.identities.prove(&tenant, &credential, pod).await?;
         self.node.identities.lend(&tenant, self.volume.place.volume_id(), credential);
-        let histories = Histories::list(&plan, &tenant.provider, &account).await?;
+        let histories = Histories::list(&plan, &tenant.provider, &account, pod).await?;
         let expanded = plan.expand(&|object| histories.of(object))?;
         let reserved = shares::values(&account, expanded.specs.len())?;
         Ok(Pending::begin(&self.node.broker, plan, basis, tenant, expanded, histories, hosts, reserved))
