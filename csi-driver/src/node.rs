@@ -65,7 +65,7 @@ pub(crate) struct Parts {
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) health: Health,
-    /// The local APIs of this node, which share its places for connections.
+    /// The local APIs of this node, which share its places for connections, and each pod's share of the thread.
     pub(crate) crowd: Arc<keyward_local_api::Crowd>,
     /// What is held for pods; see [`Node::account`].
     pub(crate) ledger: Arc<Ledger>,

@@ -53,7 +53,11 @@ impl Node {
         let node = Arc::clone(self);
         // In a task of its own: a caller who goes away leaves nothing half done, and what was fetched stays for the
         // retry.
-        let work = tokio::spawn(async move { Box::pin(node.publish_guarded(wanted, end, &guard)).await });
+        let pace = self.crowd.pace(&wanted.pod.uid);
+        let work =
+            tokio::spawn(
+                async move { pace.measured(Box::pin(node.publish_guarded(wanted, end, &guard))).await },
+            );
         work.await.map_err(|_| Error::new(Code::Internal, "publish ended by a defect"))?
     }
 
@@ -184,6 +188,7 @@ impl Node {
                 "grpc is switched off on this node (`grpc.enabled`); leave it out, or ask the administrator",
             ));
         }
+        self.crowd.pace(&wanted.pod.uid).ready().await;
         let in_secrets = self.facts.tokens_in_secrets()?;
         let presented = Presented::of(wanted, in_secrets)?;
         let Resolved { basis, plan } = self.resolve(wanted).await?;
