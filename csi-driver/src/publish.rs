@@ -181,7 +181,7 @@ impl Node {
     }
 
     /// Everything that a volume is made of, before anything is made.
-    async fn gather(&self, wanted: &Wanted, end: Instant) -> Result<Gathered> {
+    async fn gather(self: &Arc<Self>, wanted: &Wanted, end: Instant) -> Result<Gathered> {
         if wanted.grpc && !self.settings.config.grpc.enabled {
             return Err(Error::new(
                 Code::VolumeInvalid,
@@ -191,7 +191,7 @@ impl Node {
         self.crowd.pace(&wanted.pod.uid).ready().await;
         let in_secrets = self.facts.tokens_in_secrets()?;
         let presented = Presented::of(wanted, in_secrets)?;
-        let Resolved { basis, plan } = self.resolve(wanted).await?;
+        let Resolved { basis, plan } = Box::pin(self.resolve(wanted)).await?;
         let account = self.account(&wanted.pod);
         let hosts = self.hosts.admit(&account, &wanted.pod.uid, plan.hosts())?;
         let tenant = self.identities.join(plan.way.settings(), &plan.cloud)?;
@@ -312,18 +312,17 @@ impl Node {
         }
     }
 
-    async fn resolve(&self, wanted: &Wanted) -> Result<Resolved> {
+    async fn resolve(self: &Arc<Self>, wanted: &Wanted) -> Result<Resolved> {
         let mut basis = Basis::of(wanted);
         if let Some(name) = basis.class_name().map(str::to_owned) {
             basis.class = Some(self.class(&wanted.pod.namespace, &name).await?);
         }
-        let config = &self.settings.config;
-        match Plan::make(&basis, &wanted.pod, config) {
+        match self.plan(&basis, &wanted.pod).await {
             Ok(plan) => Ok(Resolved { basis, plan }),
             // Only then is the service account's annotation needed, and asked for.
             Err(error) if error.code() == Code::IdentityMissing && self.cluster.is_some() => {
                 basis.account = Some(self.service_account(&wanted.pod).await?);
-                let plan = Plan::make(&basis, &wanted.pod, config)?;
+                let plan = self.plan(&basis, &wanted.pod).await?;
                 Ok(Resolved { basis, plan })
             }
             Err(error) => Err(error),

@@ -446,8 +446,8 @@ impl Keeper {
     }
 
     async fn prepare(&self, basis: Basis) -> Result<Pending> {
-        let (pod, config) = (&self.volume.pod, &self.node.settings.config);
-        let plan = Plan::make(&basis, pod, config)?;
+        let pod = &self.volume.pod;
+        let plan = self.node.plan(&basis, pod).await?;
         let account = self.node.account(pod);
         let hosts = self.node.hosts.admit(&account, &pod.uid, plan.hosts())?;
         let tenant = self.node.identities.join(plan.way.settings(), &plan.cloud)?;
