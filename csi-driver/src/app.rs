@@ -321,6 +321,12 @@ fn register_node(metrics: &Metrics, node: &Arc<Node>) {
     });
     let bytes = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
     metrics.register_held(Arc::clone(&node.ledger));
+    let crowd = Arc::clone(&node.crowd);
+    metrics.register_seconds_counter(
+        "keyward_paced_seconds",
+        "For how long pods were put off because they had used up their share of the thread that answers calls",
+        move || crowd.put_off(),
+    );
     metrics.register_gauge("keyward_memory_locked_bytes", "Secret bytes in locked memory", move || {
         bytes(keyward_memory::stats().locked)
     });

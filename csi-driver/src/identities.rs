@@ -1,15 +1,16 @@
 //! The identities in use on the node: one token, one vault client and one gate for each, whatever the number of pods.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use futures::future::join_all;
 use keyward_broker::Broker;
 use keyward_core::audit::{Action, AuditEvent, AuditSink};
 use keyward_core::cloud::Cloud;
 use keyward_core::config::Vault;
 use keyward_core::observe::Observer;
-use keyward_core::{Clock, Error, IdentityKey, Provider, Result, TokenSource};
+use keyward_core::{Clock, Error, IdentityKey, Provider, Result, TokenSource, VaultHost};
 use keyward_egress::Egress;
 use keyward_identity::{Credential, SharedIdentity, SharedSettings};
 use keyward_providers::key_vault::{KeyVault, KeyVaultSettings};
@@ -117,6 +118,13 @@ impl Identities {
     pub(crate) fn sweep(&self) {
         self.0.let_go(self.0.parts.clock.boot());
     }
+}
+
+/// Learns what vaults ask of who reads there. No value is asked for, so the pod need not have proved its identity, and it
+/// is the pod that pays.
+pub(crate) async fn prepare(provider: &Arc<dyn Provider>, hosts: BTreeSet<VaultHost>, pod: &Pod) {
+    let ready = hosts.iter().map(|host| provider.prepare(host));
+    pod.asks().scope(join_all(ready)).await;
 }
 
 impl Inner {

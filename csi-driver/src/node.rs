@@ -20,6 +20,7 @@ use crate::facts::{Changes, Facts};
 use crate::guards::{Guard, Guards};
 use crate::identities::Identities;
 use crate::mounts::{Mounts, Place};
+use crate::plan::{Basis, Plan};
 use crate::reports::Teller;
 use crate::request::Pod;
 use crate::shares::Hosts;
@@ -65,7 +66,7 @@ pub(crate) struct Parts {
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) health: Health,
-    /// The local APIs of this node, which share its places for connections.
+    /// The local APIs of this node, which share its places for connections, and each pod's share of the thread.
     pub(crate) crowd: Arc<keyward_local_api::Crowd>,
     /// What is held for pods; see [`Node::account`].
     pub(crate) ledger: Arc<Ledger>,
@@ -85,6 +86,8 @@ const CALLS: usize = 4;
 const FILES: usize = 8;
 /// How long an unmount waits for a publish that is past giving up.
 const YIELDS: Duration = Duration::from_secs(2);
+/// A declaration of this many bytes is read within some milliseconds.
+const AT_ONCE: usize = 16 << 10;
 /// The mounter answers within this time or is stuck.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(3);
 
@@ -115,6 +118,20 @@ impl Node {
     /// `KW_VOLUME_BUSY` while another call has it.
     pub(crate) fn guard(&self, place: &Place) -> Result<Guard> {
         self.guards.enter(place.volume_id()).ok_or_else(busy)
+    }
+
+    /// Plans a volume. A large declaration is read in the pod's turn among the conversions, and not on the thread that
+    /// answers calls.
+    ///
+    /// # Errors
+    /// Those of [`Plan::make`]; `KW_SHUTTING_DOWN`, `KW_INTERNAL`.
+    pub(crate) async fn plan(self: &Arc<Self>, basis: &Basis, pod: &Pod) -> Result<Plan> {
+        if basis.size() <= AT_ONCE {
+            return Plan::make(basis, pod, &self.settings.config);
+        }
+        let payer = self.conversions.payer(&pod.uid);
+        let (node, basis, pod) = (Arc::clone(self), basis.clone(), pod.clone());
+        Box::pin(payer.run(move |_| Plan::make(&basis, &pod, &node.settings.config))).await?
     }
 
     /// What is held for `pod` is charged here first.

@@ -13,7 +13,7 @@ use keyward_volume::{Declared, Engine, Kept, Outputs, Parts};
 use tokio::time::{Instant, timeout_at};
 
 use crate::guards::Guard;
-use crate::identities::Tenant;
+use crate::identities::{self, Tenant};
 use crate::mounts::{Detached, Found, Place, Tmpfs};
 use crate::node::Node;
 use crate::plan::{Account, Basis, ClassText, Expanded, Plan};
@@ -53,7 +53,11 @@ impl Node {
         let node = Arc::clone(self);
         // In a task of its own: a caller who goes away leaves nothing half done, and what was fetched stays for the
         // retry.
-        let work = tokio::spawn(async move { Box::pin(node.publish_guarded(wanted, end, &guard)).await });
+        let pace = self.crowd.pace(&wanted.pod.uid);
+        let work =
+            tokio::spawn(
+                async move { pace.measured(Box::pin(node.publish_guarded(wanted, end, &guard))).await },
+            );
         work.await.map_err(|_| Error::new(Code::Internal, "publish ended by a defect"))?
     }
 
@@ -177,28 +181,26 @@ impl Node {
     }
 
     /// Everything that a volume is made of, before anything is made.
-    async fn gather(&self, wanted: &Wanted, end: Instant) -> Result<Gathered> {
+    async fn gather(self: &Arc<Self>, wanted: &Wanted, end: Instant) -> Result<Gathered> {
         if wanted.grpc && !self.settings.config.grpc.enabled {
             return Err(Error::new(
                 Code::VolumeInvalid,
                 "grpc is switched off on this node (`grpc.enabled`); leave it out, or ask the administrator",
             ));
         }
+        self.crowd.pace(&wanted.pod.uid).ready().await;
         let in_secrets = self.facts.tokens_in_secrets()?;
         let presented = Presented::of(wanted, in_secrets)?;
-        let Resolved { basis, plan } = self.resolve(wanted).await?;
+        let Resolved { basis, plan } = Box::pin(self.resolve(wanted)).await?;
         let account = self.account(&wanted.pod);
         let hosts = self.hosts.admit(&account, &wanted.pod.uid, plan.hosts())?;
         let tenant = self.identities.join(plan.way.settings(), &plan.cloud)?;
         let proof = self.prove(&plan, &presented, &wanted.pod, &tenant);
-        let ready = futures::future::join_all(plan.hosts().into_iter().map(|host| {
-            let provider = Arc::clone(&tenant.provider);
-            async move { provider.prepare(&host).await }
-        }));
+        let ready = identities::prepare(&tenant.provider, plan.hosts(), &wanted.pod);
         // The vault's challenge and the token are asked for at once; no value is, before the proof.
         let (proved, _) = tokio::join!(proof, ready);
         let credential = proved?;
-        let histories = Histories::list(&plan, &tenant.provider, &account).await?;
+        let histories = Histories::list(&plan, &tenant.provider, &account, &wanted.pod).await?;
         let Expanded { specs, ids } = plan.expand(&|object| histories.of(object))?;
         let reserved = shares::values(&account, specs.len())?;
         let declared = Declared { specs, defaults: plan.defaults, identity: Arc::clone(&tenant.key) };
@@ -310,18 +312,17 @@ impl Node {
         }
     }
 
-    async fn resolve(&self, wanted: &Wanted) -> Result<Resolved> {
+    async fn resolve(self: &Arc<Self>, wanted: &Wanted) -> Result<Resolved> {
         let mut basis = Basis::of(wanted);
         if let Some(name) = basis.class_name().map(str::to_owned) {
             basis.class = Some(self.class(&wanted.pod.namespace, &name).await?);
         }
-        let config = &self.settings.config;
-        match Plan::make(&basis, &wanted.pod, config) {
+        match self.plan(&basis, &wanted.pod).await {
             Ok(plan) => Ok(Resolved { basis, plan }),
             // Only then is the service account's annotation needed, and asked for.
             Err(error) if error.code() == Code::IdentityMissing && self.cluster.is_some() => {
                 basis.account = Some(self.service_account(&wanted.pod).await?);
-                let plan = Plan::make(&basis, &wanted.pod, config)?;
+                let plan = self.plan(&basis, &wanted.pod).await?;
                 Ok(Resolved { basis, plan })
             }
             Err(error) => Err(error),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use keyward_core::audit::Actor;
-use keyward_core::{Code, Error, Result, SecretBytes};
+use keyward_core::{Code, Error, Priority, Result, SecretBytes, Urgency};
 use keyward_proto::csi::v1::NodePublishVolumeRequest;
 use keyward_proto::csi::v1::volume_capability::AccessType;
 use serde::{Deserialize, Serialize};
@@ -180,6 +180,11 @@ impl Pod {
     /// As audit records name it.
     pub(crate) fn actor(&self) -> Actor {
         Actor::Pod { namespace: self.namespace.clone(), name: self.name.clone(), uid: self.uid.clone() }
+    }
+
+    /// For what is asked upstream on its behalf: look-ups of names take its share.
+    pub(crate) fn asks(&self) -> Priority {
+        Priority::new(Urgency::Start).asked_by(format!("pod {}", self.uid).into())
     }
 
     fn read(context: &HashMap<String, String>) -> Result<Self> {

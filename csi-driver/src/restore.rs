@@ -10,7 +10,7 @@ use keyward_volume::{Declared, Engine, Found as Recalled};
 
 use crate::mounts::{Found, Mounts, Place};
 use crate::node::Node;
-use crate::plan::{Expanded, Plan};
+use crate::plan::Expanded;
 use crate::serve::Serving;
 use crate::shares::Shares;
 use crate::state::Record;
@@ -107,7 +107,7 @@ impl Node {
         found: Recalled,
         presented: Presented,
     ) -> Result<()> {
-        let plan = Plan::make(&record.basis, &record.pod, &self.settings.config)?;
+        let plan = self.plan(&record.basis, &record.pod).await?;
         let tenant = self.identities.join(plan.way.settings(), &plan.cloud)?;
         let histories = Histories::read(&record.histories, &self.account(&record.pod));
         let Expanded { specs, ids } = plan.expand(&|object| histories.of(object))?;

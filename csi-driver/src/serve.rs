@@ -67,7 +67,8 @@ impl Serving {
             ready: is_ready,
             account: node.account(pod),
         };
-        let mut server = Server::bind(settings, parts)?.among(Arc::clone(&node.crowd));
+        let server = Server::bind(settings, parts)?.among(Arc::clone(&node.crowd));
+        let mut server = server.paced(node.crowd.pace(&pod.uid));
         if grpc.host_pid {
             server = server.check_peers(Arc::new(PodCgroup::new(&pod.uid)));
         }

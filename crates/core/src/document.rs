@@ -108,6 +108,9 @@ fn unreadable(error: &serde_saphyr::Error) -> Error {
     )
 }
 
+/// Mistakes that are told; a document of a thousand objects may have many thousands.
+const SHOWN: usize = 100;
+
 /// Mistakes found so far, each with the path of the setting: `objects[2].mode`.
 #[derive(Debug, Default)]
 pub struct Mistakes(RefCell<Vec<(String, String)>>);
@@ -124,10 +127,10 @@ impl Mistakes {
         self.0.borrow().len()
     }
 
-    /// `Ok` when there are none, else one error that lists them all, one a line.
+    /// `Ok` when there are none, else one error that lists them, one a line, and counts those beyond a hundred.
     ///
     /// # Errors
-    /// `code` with every mistake.
+    /// `code` with the mistakes.
     pub fn into_result(self, code: Code) -> Result<()> {
         if self.count() == 0 { Ok(()) } else { Err(Error::new(code, self.to_string())) }
     }
@@ -135,13 +138,17 @@ impl Mistakes {
 
 impl fmt::Display for Mistakes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, (path, message)) in self.0.borrow().iter().enumerate() {
+        let all = self.0.borrow();
+        for (index, (path, message)) in all.iter().take(SHOWN).enumerate() {
             if index > 0 {
                 f.write_str("\n")?;
             }
             write!(f, "{}: {message}", if path.is_empty() { "document" } else { path })?;
         }
-        Ok(())
+        match all.len().saturating_sub(SHOWN) {
+            0 => Ok(()),
+            more => write!(f, "\nand {more} more mistakes"),
+        }
     }
 }
 
@@ -430,6 +437,15 @@ mod tests {
              rotation.list: must be a list, not a mapping\n\
              rotation.jiter: is not a setting; did you mean jitter?"
         );
+    }
+
+    #[test]
+    fn of_thousands_of_mistakes_a_hundred_are_told_and_the_others_are_counted() {
+        let mistakes = Mistakes::default();
+        (0..2_000).for_each(|number| mistakes.note(format!("objects[{number}]"), "is wrong"));
+        let text = mistakes.to_string();
+        assert_eq!(text.lines().count(), 101);
+        assert!(text.ends_with("objects[99]: is wrong\nand 1900 more mistakes"), "{text}");
     }
 
     #[test]

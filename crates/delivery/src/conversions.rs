@@ -14,7 +14,9 @@ mod penalty;
 mod queue;
 mod turn;
 
+use std::cell::RefCell;
 use std::num::NonZeroUsize;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -149,10 +151,8 @@ impl Payer {
         let started = std::thread::Builder::new().name("conversion".to_owned()).spawn(move || {
             // For this thread alone, as Linux has it. Where it is not allowed, it goes on as it is.
             let _ = setpriority_process(None, LEAST);
-            let turn = Turn::begin(place, given_up);
-            let result = work(&turn);
             // Whoever waits for the result finds the place free.
-            drop(turn);
+            let result = with(Turn::begin(place, given_up), work);
             // The caller may have gone away.
             let _ = done.send(result);
         });
@@ -222,12 +222,35 @@ pub fn apart<T: Send>(work: impl FnOnce(&Turn) -> T + Send) -> Result<T> {
     std::thread::scope(|scope| {
         let started = std::thread::Builder::new()
             .name("conversion".to_owned())
-            .spawn_scoped(scope, || work(&Turn::alone()));
+            .spawn_scoped(scope, || with(Turn::alone(), work));
         let thread = started.map_err(|error| {
             Error::new(Code::Internal, "no thread is left for a conversion").detail(error)
         })?;
         thread.join().map_err(|_| Error::new(Code::Internal, "a conversion ended by a defect"))
     })
+}
+
+thread_local! {
+    /// The turn whose work this thread does.
+    static HERE: RefCell<Option<Rc<Turn>>> = const { RefCell::new(None) };
+}
+
+/// Does work, and ends its turn.
+fn with<T>(turn: Turn, work: impl FnOnce(&Turn) -> T) -> T {
+    let turn = Rc::new(turn);
+    HERE.set(Some(Rc::clone(&turn)));
+    let result = work(&turn);
+    HERE.set(None);
+    result
+}
+
+/// As [`Turn::check`], for what a library calls in the middle of a step, where no turn can be passed on. Without a turn
+/// there is nothing to end.
+///
+/// # Errors
+/// As there.
+pub(crate) fn check_here() -> Result<()> {
+    HERE.with_borrow(Option::clone).map_or(Ok(()), |turn| turn.check())
 }
 
 fn closed() -> Error {

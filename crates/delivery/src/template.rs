@@ -44,6 +44,7 @@ use minijinja::{Environment, UndefinedBehavior};
 use zeroize::Zeroizing;
 
 use crate::content::wiped;
+use crate::conversions::check_here;
 use text::Session;
 
 /// What templates may read: the value of each entry by name, or why there is none.
@@ -164,6 +165,7 @@ struct Bounded<'a> {
 
 impl io::Write for Bounded<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        check_here().map_err(io::Error::other)?;
         // Twice: what was written is copied at the end.
         if self.bytes.len() + bytes.len() > MAX_OUTPUT || !self.session.hold(2 * bytes.len()) {
             return Err(io::ErrorKind::FileTooLarge.into());

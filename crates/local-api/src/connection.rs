@@ -3,7 +3,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Response, StatusCode};
@@ -25,6 +25,7 @@ use tracing::Instrument;
 use crate::caller::{Access, Seat, Slot};
 use crate::io::{Flow, Io, PREFACE, Reading};
 use crate::method::Method;
+use crate::pace::Wait;
 use crate::pool::Taken;
 use crate::reply;
 use crate::server::Shared;
@@ -88,7 +89,7 @@ impl Connection {
             tokio::select! {
                 biased;
                 () = self.seat.ended() => false,
-                read = timeout(settings.handshake_timeout, stream.read_exact(&mut preface)) => {
+                read = timeout(settings.handshake_timeout, self.shared.pace.measured(stream.read_exact(&mut preface))) => {
                     matches!(read, Ok(Ok(_))) && &preface == PREFACE
                 }
             }
@@ -121,9 +122,11 @@ impl Connection {
         let end = {
             let (mut lives, mut told, mut stops) =
                 (pin!(this.lives()), pin!(this.seat.ended()), pin!(stopping.cancelled()));
+            let mut wait = Wait::None;
             poll_fn(|context| {
                 flow.turn();
-                if serving.as_mut().poll(context).is_ready() {
+                let poll = |context: &mut Context<'_>| serving.as_mut().poll(context);
+                if this.shared.pace.poll(&mut wait, context, poll).is_ready() {
                     return Poll::Ready(End::Gone);
                 }
                 // What is blocked is known when the connection had its turn.

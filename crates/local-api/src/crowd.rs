@@ -1,17 +1,20 @@
-//! The local APIs of one node, which share its places for connections.
+//! The local APIs of one node, which share its places for connections and the thread that answers.
 
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use keyward_core::ledger::{Account, Kind};
 use parking_lot::Mutex;
 
 use crate::caller::Callers;
+use crate::pace::{Pace, Paces};
 
 /// The servers of a process that serves many pods. When the node has no place for another connection, the pod that holds
 /// the most gives one to a pod that holds fewer.
 #[derive(Default)]
 pub struct Crowd {
     servers: Mutex<Vec<Weak<Callers>>>,
+    paces: Paces,
 }
 
 impl Crowd {
@@ -19,6 +22,18 @@ impl Crowd {
     #[must_use]
     pub fn new() -> Arc<Self> {
         Arc::new(Self::default())
+    }
+
+    /// The share of the thread that the pod with this UID has: one for all that is done for it.
+    #[must_use]
+    pub fn pace(&self, pod: &str) -> Pace {
+        self.paces.of(pod)
+    }
+
+    /// How long pods were put off in all because they had used up their shares.
+    #[must_use]
+    pub fn put_off(&self) -> Duration {
+        self.paces.put_off()
     }
 
     pub(crate) fn join(&self, callers: &Arc<Callers>) {
@@ -47,8 +62,6 @@ impl Crowd {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use keyward_core::Code;
     use keyward_core::ledger::{Ledger, Limit, Limits};
 

@@ -14,6 +14,7 @@ mod convert;
 mod crowd;
 mod io;
 mod method;
+mod pace;
 mod peer;
 pub mod pod_cgroup;
 mod pool;
@@ -32,6 +33,7 @@ mod wire;
 
 pub use client::{connect, probe, probe_within};
 pub use crowd::Crowd;
+pub use pace::Pace;
 pub use peer::{Peer, PeerCheck};
 pub use pod_cgroup::PodCgroup;
 pub use server::{Parts, Server};

@@ -1,3 +1,4 @@
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::caller::{Access, Callers, Slot, access};
 use crate::connection::Connection;
 use crate::crowd::Crowd;
+use crate::pace::{Pace, Wait};
 use crate::peer::{Peer, PeerCheck};
 use crate::pool::Pool;
 use crate::rate::Rate;
@@ -50,7 +52,7 @@ pub struct Parts {
 /// A bound socket that nobody is answering on yet.
 pub struct Server {
     bound: Bound,
-    shared: Arc<Shared>,
+    shared: Shared,
     ready: watch::Receiver<bool>,
     check: Option<Arc<dyn PeerCheck>>,
     crowd: Option<Arc<Crowd>>,
@@ -78,6 +80,8 @@ pub(crate) struct Shared {
     pub(crate) health: Health,
     pub(crate) reflection: Reflection,
     pub(crate) stopping: CancellationToken,
+    /// The pod's share of the thread.
+    pub(crate) pace: Pace,
     began: Instant,
 }
 
@@ -114,10 +118,11 @@ impl Server {
             health: Health::new(settings.max_message),
             reflection: Reflection::new(settings.max_message),
             stopping: CancellationToken::new(),
+            pace: Pace::default(),
             began: Instant::now(),
             settings,
         };
-        Ok(Self { bound, shared: Arc::new(shared), ready: parts.ready, check: None, crowd: None })
+        Ok(Self { bound, shared, ready: parts.ready, check: None, crowd: None })
     }
 
     /// Admits only peers that `check` admits too.
@@ -131,6 +136,13 @@ impl Server {
     pub fn among(self, crowd: Arc<Crowd>) -> Self {
         crowd.join(&self.shared.callers);
         Self { crowd: Some(crowd), ..self }
+    }
+
+    /// Does all that it does at this pace.
+    #[must_use]
+    pub fn paced(mut self, pace: Pace) -> Self {
+        self.shared.pace = pace;
+        self
     }
 
     /// Answers until `shutdown`, then removes the socket, ends watches with `KW_SHUTTING_DOWN` and lets calls in
@@ -147,7 +159,9 @@ impl Server {
             )
             .detail(error)
         })?;
+        let shared = Arc::new(shared);
         let mut shutdown = std::pin::pin!(shutdown);
+        let mut wait = Wait::None;
         let mut connections = JoinSet::new();
         let mut refused = JoinSet::new();
         let mut ready_known = true;
@@ -165,8 +179,12 @@ impl Server {
                 }
                 Some(_) = connections.join_next() => {}
                 Some(_) = refused.join_next() => {}
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => match admit(&shared, check.as_deref(), crowd.as_deref(), &stream) {
+                accepted = poll_fn(|context| {
+                    shared.pace.poll(&mut wait, context, |context| listener.poll_accept(context))
+                }) => match accepted {
+                    Ok((stream, _)) => match shared.pace.charged(|| {
+                        admit(&shared, check.as_deref(), crowd.as_deref(), &stream)
+                    }) {
                         Some((connection, true)) => drop(connections.spawn(connection.run(stream))),
                         Some((connection, false)) if refused.len() < MAX_REFUSED => {
                             if let Some(descriptor) = shared.callers.refuse() {
@@ -186,6 +204,8 @@ impl Server {
                 },
             }
         }
+        // Connections may wait behind it.
+        drop(wait);
         drop(listener);
         drop(place);
         refused.abort_all();

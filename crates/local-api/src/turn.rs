@@ -62,6 +62,8 @@ where
         let connection = Arc::clone(&self.0);
         tokio::spawn(TURN.scope(turn, async move {
             let _held = held;
+            // Before it holds anything that others may wait for.
+            connection.shared.pace.ready().await;
             run(call, &connection).await;
         }));
     }
@@ -74,7 +76,7 @@ async fn run(call: impl Future<Output = ()>, connection: &Connection) {
     let mut timer = pin!(None::<Sleep>);
     let mut timed = NOTHING;
     poll_fn(|context| {
-        if call.as_mut().poll(context).is_ready() {
+        if connection.shared.pace.charged(|| call.as_mut().poll(context)).is_ready() {
             return Poll::Ready(());
         }
         let waiting = TURN.with(|turn| turn.waiting.get());

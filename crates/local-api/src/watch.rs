@@ -156,6 +156,11 @@ impl Watch {
                     () = tokio::time::sleep(wait) => {}
                 }
             } else {
+                tokio::select! {
+                    biased;
+                    () = shared.pace.ready() => {}
+                    () = shared.stopping.cancelled() => continue,
+                }
                 self.looked_at = Some(generation);
                 self.look();
             }

@@ -24,7 +24,8 @@ use keyward_core::cloud::Cloud;
 use keyward_core::config::Config;
 use keyward_core::{
     BundleType, CertificateContent, Clock, Code, Collection, Content, Error, FetchRequest, Fetched,
-    ObjectMetadata, ObjectRef, Parts, Provider, Result, TokenSource, VaultHost, VersionInfo,
+    ObjectMetadata, ObjectRef, Parts, Priority, Provider, Result, Scoped, TokenSource, VaultHost,
+    VersionInfo,
 };
 use keyward_egress::Egress;
 use parking_lot::Mutex;
@@ -178,7 +179,7 @@ impl KeyVault {
         let begun = Instant::now();
         let mut failed = 0;
         loop {
-            let Failed { error, again } = match attempt().await {
+            let Failed { error, again } = match self.on_behalf(attempt()).await {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
             };
@@ -187,6 +188,16 @@ impl KeyVault {
             let wait = again.then(|| self.settings.retry.next(&error, failed, begun.elapsed(), random));
             let Some(wait) = wait.flatten() else { return Err(error) };
             tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// Runs a call on behalf of whoever asks, else of the identity: pods choose the names of vaults, so that looking one
+    /// up always takes somebody's share.
+    fn on_behalf<F: Future>(&self, call: F) -> Scoped<F> {
+        let current = Priority::current();
+        match current.asker() {
+            Some(_) => current.scope(call),
+            None => current.asked_by(self.tokens.identity().to_string().into()).scope(call),
         }
     }
 
@@ -382,14 +393,14 @@ impl Provider for KeyVault {
 
     async fn prepare(&self, host: &VaultHost) {
         if let Ok(vault) = self.vault(host) {
-            vault.session.prepare().await;
+            self.on_behalf(vault.session.prepare()).await;
         }
     }
 
     async fn warm_up(&self, host: &VaultHost) {
         if let Ok(vault) = self.vault(host) {
             // A failure is told by the reads that follow.
-            drop(vault.session.ready().await);
+            drop(self.on_behalf(vault.session.ready()).await);
         }
     }
 }

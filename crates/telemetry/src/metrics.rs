@@ -223,6 +223,16 @@ impl Metrics {
         self.registry.write().register_collector(Box::new(Hook::counter(bare(name), help, read)));
     }
 
+    /// Adds a counter of seconds that is read at every scrape. `name` is without `_total`.
+    pub fn register_seconds_counter(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        read: impl Fn() -> Duration + Send + Sync + 'static,
+    ) {
+        self.registry.write().register_collector(Box::new(Hook::seconds_in_all(bare(name), help, read)));
+    }
+
     /// Adds gauges of what `ledger` holds for all pods together, in bytes or as a count, by kind.
     pub fn register_held(&self, ledger: Arc<Ledger>) {
         let help = "What is held for all pods together, bytes or a count";

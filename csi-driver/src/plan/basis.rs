@@ -47,6 +47,17 @@ impl Basis {
         }
     }
 
+    /// Bytes of the declaration.
+    pub(crate) fn size(&self) -> usize {
+        match (&self.source, &self.class) {
+            (Source::Objects(text), _) => text.len(),
+            (Source::Class(_), Some(class)) => {
+                class.parameters.iter().map(|(key, value)| key.len() + value.len()).sum()
+            }
+            (Source::Class(name), None) => name.len(),
+        }
+    }
+
     /// The class that it depends on.
     pub(crate) fn class_name(&self) -> Option<&str> {
         match &self.source {

@@ -6,6 +6,7 @@ use keyward_broker::Watch;
 use keyward_core::{Code, Error, ErrorKind, Result, SecretView, State};
 use keyward_delivery::atomic::Committed;
 use keyward_kubernetes::{Lookup, ObjectVersion};
+use keyward_local_api::Pace;
 use keyward_volume::{Engine, Pass};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -97,12 +98,15 @@ impl Keeper {
         let volume = Arc::clone(&self.volume);
         let _stopped = volume.stopped.clone().drop_guard();
         let mut mind = Mind::default();
-        volume.stopping.run_until_cancelled(self.live(&mut mind, &mut orders)).await;
+        let pace = self.node.crowd.pace(&volume.pod.uid);
+        // On the heap, and not twice in what every volume keeps in memory.
+        let live = Box::pin(self.live(&mut mind, &mut orders, &pace));
+        volume.stopping.run_until_cancelled(pace.measured(live)).await;
         Box::pin(self.end(mind)).await;
     }
 
     /// Returns when nobody can give orders any more.
-    async fn live(&mut self, mind: &mut Mind, orders: &mut mpsc::Receiver<Order>) {
+    async fn live(&mut self, mind: &mut Mind, orders: &mut mpsc::Receiver<Order>, pace: &Pace) {
         self.schedule(mind);
         mind.renew = self.proof_lapses();
         let mut classes = self.classes();
@@ -117,6 +121,7 @@ impl Keeper {
             self.deliver(mind, orders).await;
         }
         loop {
+            pace.ready().await;
             let timer = [mind.sweep.map(|(at, _)| at), mind.renew, mind.relist, mind.retry, mind.edit]
                 .into_iter()
                 .flatten()
@@ -441,15 +446,15 @@ impl Keeper {
     }
 
     async fn prepare(&self, basis: Basis) -> Result<Pending> {
-        let (pod, config) = (&self.volume.pod, &self.node.settings.config);
-        let plan = Plan::make(&basis, pod, config)?;
+        let pod = &self.volume.pod;
+        let plan = self.node.plan(&basis, pod).await?;
         let account = self.node.account(pod);
         let hosts = self.node.hosts.admit(&account, &pod.uid, plan.hosts())?;
         let tenant = self.node.identities.join(plan.way.settings(), &plan.cloud)?;
         let credential = credential(&plan.way, &self.volume.presented(), pod)?;
         self.node.identities.prove(&tenant, &credential, pod).await?;
         self.node.identities.lend(&tenant, self.volume.place.volume_id(), credential);
-        let histories = Histories::list(&plan, &tenant.provider, &account).await?;
+        let histories = Histories::list(&plan, &tenant.provider, &account, pod).await?;
         let expanded = plan.expand(&|object| histories.of(object))?;
         let reserved = shares::values(&account, expanded.specs.len())?;
         Ok(Pending::begin(&self.node.broker, plan, basis, tenant, expanded, histories, hosts, reserved))

@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use keyward_broker::{Broker, Watch, WatchItem};
@@ -51,12 +52,14 @@ impl Pending {
     /// After a restart what is only remembered does not count: the provider must have been asked.
     pub(super) fn readiness(&self, engine: &Engine) -> Result<(), Option<Error>> {
         let snapshots = self.watch.snapshots();
+        // A declaration may have a thousand objects, and each of them that is read asks again.
+        let known: HashMap<_, _> =
+            snapshots.iter().map(|snapshot| (&snapshot.key.request, snapshot)).collect();
         let required = |spec: &&ObjectSpec| !spec.optional;
         for spec in self.expanded.specs.iter().filter(required) {
             let Source::Object(source) = &spec.source else { continue };
             let request = FetchRequest { object: source.object.clone(), parts: source.parts() };
-            let snapshot = snapshots.iter().find(|snapshot| snapshot.key.request == request);
-            match snapshot {
+            match known.get(&request) {
                 Some(snapshot) if engine.would_show(snapshot) => {}
                 Some(snapshot) => return Err(snapshot.error.clone()),
                 None => return Err(None),

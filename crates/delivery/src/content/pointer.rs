@@ -6,6 +6,7 @@ use serde_json::value::RawValue;
 use zeroize::Zeroize;
 
 use super::invalid;
+use crate::conversions::check_here;
 
 /// Picks one member of a JSON or YAML value by its JSON Pointer (RFC 6901).
 ///
@@ -15,7 +16,7 @@ use super::invalid;
 ///
 /// # Errors
 /// `KW_CONTENT_INVALID` when the value is neither, the pointer leads nowhere or to null, a name on the way is written
-/// twice, or a YAML number would lose digits.
+/// twice, or a YAML number would lose digits; what ends a [`Turn`](crate::conversions::Turn) early.
 pub fn pick(value: &SecretBytes, pointer: &str) -> Result<SecretBytes> {
     let tokens = parse_pointer(pointer)?;
     let text =
@@ -40,6 +41,8 @@ fn parse_pointer(pointer: &str) -> Result<Vec<String>> {
 fn pick_json(document: &RawValue, tokens: &[String], pointer: &str) -> Result<SecretBytes> {
     let mut at = document;
     for token in tokens {
+        // Each level reads what is inside it once more.
+        check_here()?;
         let found = match at.get().as_bytes().first() {
             Some(b'{') => (&mut serde_json::Deserializer::from_str(at.get()))
                 .deserialize_map(Member(token))

@@ -6,7 +6,9 @@ use keyward_core::{Content, Fetched, ObjectRef, SecretBytes, Version};
 use rustix::process::getpriority_process;
 
 use super::*;
-use crate::content::convert;
+use crate::content::{Leaf, convert, order, parse_pem};
+use crate::meter::Meter;
+use crate::projection::{Defaults, project};
 
 /// A clock that stands still until it is set.
 #[derive(Default)]
@@ -339,4 +341,71 @@ impl Clock for Paused {
         }
         self.1.boot()
     }
+}
+
+/// A clock by which a second passes with each look at it.
+#[derive(Default)]
+struct Ticking(AtomicU64);
+
+impl Clock for Ticking {
+    fn wall(&self) -> Duration {
+        self.boot()
+    }
+
+    fn boot(&self) -> Duration {
+        Duration::from_secs(self.0.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// Whether `work` is ended in its middle: it has fewer steps than seconds to the deadline, unless it looks as it goes.
+async fn ends_in_the_middle(seconds: u64, work: impl FnOnce(&Turn) -> Result<()> + Send + 'static) -> bool {
+    let deadline = Some(Duration::from_secs(seconds));
+    let pool = Conversions::new(Settings {
+        deadline,
+        places: NonZeroUsize::MIN,
+        clock: Arc::new(Ticking::default()),
+    });
+    let error = pool.payer("a").run(work).await.unwrap().err();
+    error.is_some_and(|error| error.message().contains("limits.conversionDeadline"))
+}
+
+#[tokio::test]
+async fn a_template_ends_between_two_of_its_functions_and_says_nothing_of_its_text() {
+    let ones = vec!["1"; 40].join(",");
+    for inside in ["{{ a }}", "{% if equal(a, 2) %}{% endif %}", "{% if \"x\" | json %}{% endif %}"] {
+        let text = format!("[{{name: t, template: '{{% for a in [{ones}] %}}{inside}{{% endfor %}}'}}]");
+        let cloud = Cloud::public();
+        let context = Context { cloud: &cloud, listed_hosts: &[], notify: false };
+        let specs = parse_objects_text(text.as_bytes(), context).unwrap();
+        let render = move |turn: &Turn| {
+            let defaults = Defaults { mode: 0o444, uid: None, gid: None };
+            let projection = project(turn, &specs, &|_| None, None, &defaults, Meter::unlimited());
+            projection.entries[0].value.clone().map(drop)
+        };
+        assert!(ends_in_the_middle(20, render).await, "{inside}");
+    }
+}
+
+#[tokio::test]
+async fn a_pointer_ends_between_two_levels_of_its_document() {
+    let json = format!("{}1{}", "{\"a\":".repeat(60), "}".repeat(60));
+    let pick = move |turn: &Turn| {
+        let source = source(&format!(", key: {}", "/a".repeat(60)));
+        convert(turn, &source, &fetched(json.as_bytes()), None).map(drop)
+    };
+    assert!(ends_in_the_middle(20, pick).await);
+}
+
+#[tokio::test]
+async fn a_chain_ends_between_two_signatures() {
+    let names = ["rsa", "inter", "root", "p256", "p384", "p521"];
+    let certificates = names.map(|name| {
+        let path = format!("{}/tests/fixtures/{name}.pem", env!("CARGO_MANIFEST_DIR"));
+        parse_pem(&std::fs::read(path).unwrap()).unwrap()[0].der.to_vec()
+    });
+    let order = move |turn: &Turn| {
+        let all: Vec<_> = certificates.iter().map(Vec::as_slice).collect();
+        order(turn, &all, Leaf::Is(all[0])).map(drop)
+    };
+    assert!(ends_in_the_middle(6, order).await);
 }

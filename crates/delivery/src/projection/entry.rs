@@ -146,6 +146,10 @@ pub(super) fn template(
         let most = meter.begin(template::BOUND, template::BOUND)?;
         rendered = template::render_within(text, inputs, most);
     }
+    if let Some(error) = turn.stopped() {
+        // It says nothing of the template, which the next pass renders again.
+        return Ok(kept(spec, error, None, earlier.filter(|earlier| earlier.source == spec.source)));
+    }
     Ok(match rendered.output {
         Ok(value) => {
             let converted = Converted { value, pair: None };

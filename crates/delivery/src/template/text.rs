@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use zeroize::Zeroizing;
 
 use super::MAX_OUTPUT;
+use crate::conversions::check_here;
 
 /// Most bytes that all functions and filters of one rendering may handle together.
 pub(super) const MAX_HANDLED: usize = 16 << 20;
@@ -117,7 +118,7 @@ impl Session {
             return Err(self.complain("makes a text of more than 1 MiB"));
         }
         let mut notes = self.notes.lock();
-        notes.handled += value.len();
+        notes.handled = notes.handled.saturating_add(value.len());
         let too_much = notes.handled > MAX_HANDLED;
         drop(notes);
         if too_much || !self.hold(value.len()) {
@@ -129,21 +130,31 @@ impl Session {
         Ok(Value::from_object(Text(value)))
     }
 
+    /// Ends the rendering when its turn is over.
+    fn goes_on(&self) -> std::result::Result<(), Error> {
+        // The error is the turn's, which remembers it.
+        check_here().map_err(|_| self.complain("was not rendered to its end"))
+    }
+
     /// Lets `work` see the text of an argument.
     pub(super) fn with_text<T>(
         &self,
         value: &Value,
         work: impl FnOnce(&str) -> std::result::Result<T, Error>,
     ) -> std::result::Result<T, Error> {
-        if let Some(text) = value.downcast_object_ref::<Text>() {
-            work(text.as_str())
+        let number;
+        let text = if let Some(text) = value.downcast_object_ref::<Text>() {
+            text.as_str()
         } else if let Some(text) = value.as_str() {
-            work(text)
-        } else if let Some(number) = value.as_i64() {
-            work(&number.to_string())
+            text
+        } else if let Some(written) = value.as_i64() {
+            number = written.to_string();
+            &number
         } else {
-            Err(self.complain("puts something other than a text through a filter or function"))
-        }
+            return Err(self.complain("puts something other than a text through a filter or function"));
+        };
+        self.goes_on()?;
+        work(text)
     }
 
     /// Notes what went wrong, to be told instead of the engine's words; ends the rendering.

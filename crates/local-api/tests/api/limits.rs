@@ -8,7 +8,7 @@ use crate::rig::{Rig, get, reason, refresh, version};
 use keyward_core::audit::Actor;
 use keyward_core::observe::Event;
 use keyward_core::{Code as KeywardCode, Error, State};
-use keyward_local_api::{ApiSettings, Peer, PeerCheck, Pod, probe, probe_within};
+use keyward_local_api::{ApiSettings, Crowd, Peer, PeerCheck, Pod, probe, probe_within};
 use keyward_proto::secrets::v1::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -304,4 +304,47 @@ async fn unknown_methods_and_other_content_types_are_told_so() {
     assert_eq!(response.status(), 415);
     let response = call("/keyward.secrets.v1.SecretService/GetSecret", "application/grpc").await;
     assert_eq!(response.headers()["grpc-status"], "3");
+}
+
+/// A pod that has used more of the thread than its share.
+async fn in_debt(crowd: &Crowd, pod: &str) {
+    for _ in 0..2 {
+        crowd.pace(pod).measured(tokio::time::advance(Duration::from_secs(1))).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_used_more_than_its_share_waits_and_others_do_not() {
+    let crowd = Crowd::new();
+    let (greedy, quiet) = (Rig::paced(crowd.pace("greedy")), Rig::paced(crowd.pace("quiet")));
+    greedy.view.set("db", b"1");
+    quiet.view.set("db", b"2");
+    let (mut open, mut other) = (greedy.client().await, quiet.client().await);
+    get(&mut open, "db").await.unwrap();
+    in_debt(&crowd, "greedy").await;
+    let began = tokio::time::Instant::now();
+    get(&mut other, "db").await.unwrap();
+    assert!(began.elapsed() < Duration::from_millis(100), "{:?}", began.elapsed());
+    get(&mut open, "db").await.unwrap();
+    // Two seconds of the four that the first of them costs have passed.
+    assert!(began.elapsed() > Duration::from_millis(1900), "{:?}", began.elapsed());
+    assert!(crowd.put_off() > Duration::from_millis(1900));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_in_debt_stops_as_soon_as_any_other() {
+    let crowd = Crowd::new();
+    let mut rig = Rig::paced(crowd.pace("greedy"));
+    rig.view.set("db", b"1");
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        let mut client = rig.client().await;
+        get(&mut client, "db").await.unwrap();
+        clients.push(client);
+    }
+    in_debt(&crowd, "greedy").await;
+    let began = tokio::time::Instant::now();
+    rig.stop().await.unwrap().unwrap();
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    drop(clients);
 }

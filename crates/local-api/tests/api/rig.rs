@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hyper_util::rt::TokioIo;
 use keyward_core::SystemClock;
 use keyward_core::ledger::Account;
-use keyward_local_api::{ApiSettings, Parts, PeerCheck, Server, connect};
+use keyward_local_api::{ApiSettings, Pace, Parts, PeerCheck, Server, connect};
 use keyward_proto::secrets::v1::secret_service_client::SecretServiceClient;
 use keyward_proto::secrets::v1::*;
 use keyward_test_support::{HandView, Kept};
@@ -42,17 +42,22 @@ impl Rig {
         adjust: impl FnOnce(&mut ApiSettings),
         check: Option<Arc<dyn PeerCheck>>,
     ) -> Self {
-        Self::build(adjust, check, Account::unlimited())
+        Self::build(adjust, check, Account::unlimited(), Pace::default())
     }
 
     pub(crate) fn with_account(adjust: impl FnOnce(&mut ApiSettings), account: Account) -> Self {
-        Self::build(adjust, None, account)
+        Self::build(adjust, None, account, Pace::default())
+    }
+
+    pub(crate) fn paced(pace: Pace) -> Self {
+        Self::build(|_| {}, None, Account::unlimited(), pace)
     }
 
     fn build(
         adjust: impl FnOnce(&mut ApiSettings),
         check: Option<Arc<dyn PeerCheck>>,
         account: Account,
+        pace: Pace,
     ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("keyward.sock");
@@ -68,7 +73,7 @@ impl Rig {
             ready: ready.subscribe(),
             account,
         };
-        let mut server = Server::bind(settings, parts).unwrap();
+        let mut server = Server::bind(settings, parts).unwrap().paced(pace);
         if let Some(check) = check {
             server = server.check_peers(check);
         }

@@ -121,6 +121,31 @@ async fn warming_up_asks_for_challenge_and_token_and_nothing_else() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn no_request_looks_a_vaults_name_up_without_somebodys_share() {
+    let script = Script::answering(|request| match request.url.contains("/versions") {
+        true => reply(200, r#"{"value":[]}"#),
+        false => reply(200, &secret_body("db", VERSION, "x")),
+    });
+    let db = object("kv://shop/secrets/db");
+    let (provider, host) = (script.provider(), db.host().clone());
+    provider.prepare(&host).await;
+    provider.warm_up(&host).await;
+    assert!(provider.versions(&db, 9).await.is_ok());
+    assert!(provider.list(&host, Collection::Secrets, 9).await.is_err());
+    assert!(provider.fetch(&read("kv://shop/secrets/db")).await.is_ok());
+    let identity = script.tokens.identity().to_string();
+    let askers: Vec<_> = script.log().into_iter().map(|sent| sent.asker).collect();
+    assert!(
+        askers.len() >= 4 && askers.iter().all(|asker| asker.as_deref() == Some(&*identity)),
+        "{askers:?}"
+    );
+
+    let pod = Priority::current().asked_by("pod".into());
+    assert!(pod.scope(provider.versions(&db, 9)).await.is_ok());
+    assert_eq!(script.log().last().and_then(|sent| sent.asker.clone()).as_deref(), Some("pod"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn three_clients_of_one_vault_share_one_challenge() {
     let script = Script::answering(|_| reply(404, r#"{"error":{"code":"SecretNotFound"}}"#));
     let provider = script.provider();

@@ -22,6 +22,7 @@ enum Read {
     Gauge(Box<dyn Fn() -> i64 + Send + Sync>),
     Counter(Box<dyn Fn() -> u64 + Send + Sync>),
     Seconds(Box<dyn Fn() -> Duration + Send + Sync>),
+    SecondsInAll(Box<dyn Fn() -> Duration + Send + Sync>),
     Held(Arc<Ledger>),
 }
 
@@ -40,6 +41,14 @@ impl Hook {
         read: impl Fn() -> Duration + Send + Sync + 'static,
     ) -> Self {
         Self { name, help, read: Read::Seconds(Box::new(read)) }
+    }
+
+    pub(super) fn seconds_in_all(
+        name: &'static str,
+        help: &'static str,
+        read: impl Fn() -> Duration + Send + Sync + 'static,
+    ) -> Self {
+        Self { name, help, read: Read::SecondsInAll(Box::new(read)) }
     }
 
     pub(super) fn counter(
@@ -66,6 +75,10 @@ impl Collector for Hook {
             Read::Seconds(read) => {
                 let metric = encoder.encode_descriptor(self.name, self.help, None, MetricType::Gauge)?;
                 ConstGauge::new(read().as_secs_f64()).encode(metric)
+            }
+            Read::SecondsInAll(read) => {
+                let metric = encoder.encode_descriptor(self.name, self.help, None, MetricType::Counter)?;
+                ConstCounter::new(read().as_secs_f64()).encode(metric)
             }
             Read::Counter(read) => {
                 let metric = encoder.encode_descriptor(self.name, self.help, None, MetricType::Counter)?;

@@ -169,7 +169,11 @@ fn hooks_are_read_at_every_scrape() {
     let metrics = Metrics::new("keyward-sidecar", "0.1.0");
     metrics.register_gauge("keyward_arena_locked_bytes", "Bytes in the locked arena", || 4096);
     metrics.register_counter("spans_dropped", "Spans that were not exported", || 7);
+    metrics.register_seconds_counter("keyward_paced_seconds", "For how long pods were put off", || {
+        Duration::from_millis(1500)
+    });
     let text = metrics.encode();
+    assert!(text.contains("\nkeyward_paced_seconds_total 1.5\n"), "{text}");
     assert!(text.contains("\nkeyward_arena_locked_bytes 4096\n"), "{text}");
     assert!(text.contains("\nkeyward_spans_dropped_total 7\n"), "{text}");
 }

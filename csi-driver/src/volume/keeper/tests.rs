@@ -12,6 +12,7 @@ use keyward_core::{Clock, SecretView, SystemClock, UnixTime};
 use keyward_delivery::conversions::{self, Conversions};
 use keyward_egress::{Egress, EgressSettings};
 use keyward_emulator::{Emulator, Identity, Permission, Registration, TOKEN_EXCHANGE_AUDIENCE};
+use keyward_local_api::Crowd;
 use keyward_proto::csi::v1::volume_capability::{AccessType, MountVolume};
 use keyward_proto::csi::v1::{NodePublishVolumeRequest, VolumeCapability};
 use keyward_telemetry::health::Health;
@@ -56,6 +57,7 @@ struct Rig {
     view: Arc<View>,
     volume: Arc<Volume>,
     pool: Conversions,
+    crowd: Arc<Crowd>,
     _state: tempfile::TempDir,
 }
 
@@ -107,7 +109,7 @@ impl Rig {
             presented,
         );
         let teller = node.teller(&wanted.pod, "secrets", None, &wanted.target);
-        let pool = node.conversions.clone();
+        let (pool, crowd) = (node.conversions.clone(), Arc::clone(&node.crowd));
         let keeper = Keeper {
             node,
             volume: Arc::clone(&volume),
@@ -123,7 +125,7 @@ impl Rig {
             hosts: OfVolume::default(),
         };
         tokio::spawn(Box::new(keeper).run(orders));
-        Self { emulator, identity, clock, view, volume, pool, _state: state }
+        Self { emulator, identity, clock, view, volume, pool, crowd, _state: state }
     }
 
     fn rotate(&self, value: &str) {
@@ -217,7 +219,7 @@ fn node(
         conversions: Conversions::new(conversions::Settings::new(None, Arc::clone(&clock))),
         clock,
         health: Health::new(&[]),
-        crowd: keyward_local_api::Crowd::new(),
+        crowd: Crowd::new(),
         ledger: keyward_core::ledger::Ledger::new(config.limits.ledger(usize::MAX)),
     });
     (node, broker)
@@ -380,4 +382,56 @@ async fn a_volume_takes_credentials_along_and_repairs_files_while_its_conversion
     assert_eq!(rig.view.get("a").unwrap().value.as_ref().unwrap().expose(), b"1");
     drop(held.0);
     rig.until("2", State::Fresh).await;
+}
+
+/// Uses the thread for longer than the pod of the tests may, twice: its share, and what it has in reserve.
+async fn hog(crowd: &Crowd) {
+    for _ in 0..2 {
+        let hold = async {
+            let end = SystemClock.boot() + Duration::from_millis(100);
+            while SystemClock.boot() < end {
+                std::hint::spin_loop();
+            }
+        };
+        crowd.pace(UID).measured(hold).await;
+    }
+}
+
+#[tokio::test]
+async fn a_volume_whose_pod_used_more_than_its_share_is_put_off_and_goes_on() {
+    let rig = Rig::start().await;
+    rig.until("1", State::Fresh).await;
+    assert_eq!(rig.crowd.put_off(), Duration::ZERO);
+    hog(&rig.crowd).await;
+    rig.rotate("2");
+    let end = Instant::now() + Duration::from_secs(20);
+    while rig.crowd.put_off().is_zero() {
+        assert!(Instant::now() < end, "it was never put off");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    rig.until("2", State::Fresh).await;
+    rig.rotate("3");
+    rig.until("3", State::Fresh).await;
+    rig.volume.stop().await;
+}
+
+#[tokio::test]
+async fn a_large_declaration_is_read_off_the_thread_that_answers_and_a_small_one_at_once() {
+    let emulator = Emulator::builder().vault("shop").start().await.unwrap();
+    let identity = emulator.identities().register(Registration::application());
+    let state = tempfile::tempdir_in("/dev/shm").unwrap();
+    let (node, _) = node(&emulator, &config(&emulator), &Arc::default(), state.path());
+    let plan = async |objects: String| {
+        let wanted = wanted_with(&emulator, &identity, &objects);
+        node.plan(&Basis::of(&wanted), &wanted.pod).await.map(|plan| plan.objects.len())
+    };
+    let many = |count: usize| {
+        let names: Vec<_> = (0..count).map(|number| format!("kv://shop/secrets/s{number}")).collect();
+        format!("[{}]", names.join(","))
+    };
+    assert_eq!(plan(many(1000)).await.unwrap(), 1000);
+    // What needs the pool does not find it any more.
+    node.conversions.close();
+    assert_eq!(plan(many(100)).await.unwrap(), 100);
+    assert_eq!(plan(many(1000)).await.unwrap_err().code(), Code::ShuttingDown);
 }

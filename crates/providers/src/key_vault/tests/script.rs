@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use azure_core::http::headers::Headers;
 use azure_core::http::{AsyncRawResponse, HttpClient, Request, StatusCode};
-use keyward_core::{AccessToken, Error, IdentityKey, Result, SecretBytes, TokenSource};
+use keyward_core::{AccessToken, Error, IdentityKey, Priority, Result, SecretBytes, TokenSource};
 use keyward_test_support::TokioClock;
 use parking_lot::Mutex;
 
@@ -33,6 +33,8 @@ pub(super) struct Sent {
     pub(super) token: Option<String>,
     pub(super) request_id: Option<String>,
     pub(super) headers: Vec<String>,
+    /// Whose share a look-up of the vault's name would take.
+    pub(super) asker: Option<Arc<str>>,
 }
 
 pub(super) fn reply(status: u16, body: &str) -> Reply {
@@ -134,6 +136,7 @@ impl HttpClient for Transport {
             token: header("authorization").map(|value| value.strip_prefix("Bearer ").unwrap().to_owned()),
             request_id: header("x-ms-client-request-id"),
             headers: request.headers().iter().map(|(name, _)| name.as_str().to_owned()).collect(),
+            asker: Priority::current().asker(),
         };
         self.log.lock().push(sent.clone());
         let latency = *self.latency.lock();
