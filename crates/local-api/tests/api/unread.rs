@@ -81,7 +81,8 @@ fn secret(name: &str) -> GetSecretRequest {
 
 /// An account of a pod with these shares; the node has twice as much.
 fn account(bytes: usize, kinds: &[(Kind, usize)]) -> Account {
-    let limit = |pod| Limit { pod, node: 2 * pod, pod_setting: "limits.pod", node_setting: "limits.node" };
+    let limit =
+        |pod| Limit { pod, node: 2 * pod, own: 0, pod_setting: "limits.pod", node_setting: "limits.node" };
     let limits = Limits::default().with_bytes(limit(bytes));
     Ledger::new(kinds.iter().fold(limits, |limits, (kind, pod)| limits.with(*kind, limit(*pod))))
         .account("pod")
