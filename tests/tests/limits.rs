@@ -32,7 +32,7 @@ fn every_limit_has_a_row_and_every_row_a_test() {
             match body {
                 None => wrong.push(format!("{row}: {file} has no test {test}")),
                 Some(body) if !body.contains(says) => {
-                    wrong.push(format!("{row}: {test} says nothing of {says}"))
+                    wrong.push(format!("{row}: {test} says nothing of {says}"));
                 }
                 Some(_) => found = true,
             }
