@@ -109,7 +109,8 @@ impl Node {
         let gathered = timeout_at(end, gather).await.unwrap_or_else(|_| {
             Err(Error::new(
                 Code::Timeout,
-                "the volume could not be published in time; the next try begins with what was fetched",
+                "the volume could not be published in the time of `limits.publishDeadline`; the next try begins with \
+                 what was fetched",
             ))
         });
         let result = match gathered {
@@ -251,7 +252,7 @@ impl Node {
         } else {
             None
         };
-        let root = match self.commit(wanted, detached, &record).await {
+        let root = match self.commit(wanted, detached, &record, &shares).await {
             Ok(root) => root,
             Err(error) => {
                 if let Some(serving) = serving {
@@ -407,10 +408,17 @@ impl Node {
     }
 
     /// The record comes first: what is mounted is remembered, and what is remembered but not mounted is swept.
-    async fn commit(&self, wanted: &Wanted, detached: Detached, record: &Record) -> Result<OwnedFd> {
+    async fn commit(
+        &self,
+        wanted: &Wanted,
+        detached: Detached,
+        record: &Record,
+        shares: &Arc<Shares>,
+    ) -> Result<OwnedFd> {
         let (place, state, record) = (wanted.place.clone(), self.state.clone(), record.clone());
+        let shares = Arc::clone(shares);
         self.blocking(move |_| {
-            state.save(place.volume_id(), &record)?;
+            state.save(place.volume_id(), &record, |bytes| shares.record(bytes))?;
             detached.commit(&place).inspect_err(|_| {
                 // The next start would find that it is not mounted, and forget it too.
                 let _ = state.forget(place.volume_id());

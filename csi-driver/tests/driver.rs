@@ -30,6 +30,8 @@ mod kubelet;
 mod leaks;
 #[path = "driver/lifecycle.rs"]
 mod lifecycle;
+#[path = "driver/limits.rs"]
+mod limits;
 #[path = "driver/outage.rs"]
 mod outage;
 #[path = "driver/restart.rs"]

@@ -27,9 +27,9 @@ use crate::text::cut;
 
 /// Questions for which something is looked up at a time. What the API server answers may be large: a ConfigMap has up to
 /// 1 MiB, a service account's annotations 256 KiB.
-const LOOKUPS: usize = 4;
+pub(crate) const LOOKUPS: usize = 4;
 /// How long a question waits for its turn among those.
-const TURN: Duration = Duration::from_secs(4);
+pub(crate) const TURN: Duration = Duration::from_secs(4);
 /// Longest name in a log line, bytes: what Kubernetes takes.
 const LONGEST_NAME: usize = 253;
 /// Longest reason in a log line, bytes.

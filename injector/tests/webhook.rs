@@ -4,6 +4,8 @@
 
 #[path = "webhook/hostile.rs"]
 mod hostile;
+#[path = "webhook/limits.rs"]
+mod limits;
 #[path = "webhook/rig.rs"]
 mod rig;
 

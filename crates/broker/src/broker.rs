@@ -1,8 +1,10 @@
 use std::sync::Arc;
 
+use keyward_core::ledger::Account;
 use keyward_core::observe::{Event, Lookup, Observer};
 use keyward_core::{Clock, IdentityKey, ObjectKey, Provider, Result, Snapshot, Urgency};
 
+use crate::entry::{Entry, Payer};
 use crate::freshness::History;
 use crate::settings::{BrokerSettings, Saved, WatchItem};
 use crate::shared::Shared;
@@ -140,26 +142,63 @@ impl Broker {
     /// an object never read, what the provider says, repeated from memory for a moment.
     pub async fn get(&self, key: &ObjectKey) -> Result<Arc<Snapshot>> {
         let held = self.shared.cache.read().get(key).and_then(|entry| self.shared.answer(entry));
-        let (given, outcome) = match held {
-            Some(answer) => answer,
-            None => {
+        match held {
+            Some(answer) => self.note(answer),
+            None => self.read(&self.shared.entry(key)).await,
+        }
+    }
+
+    /// As [`Self::get`], for a pod that does not watch the object: it pays for the entry until the cache drops that.
+    /// Before a value is read, `largest` bytes are charged for it.
+    ///
+    /// # Errors
+    /// As [`Self::get`]; `KW_LIMIT_EXCEEDED` and `KW_NO_SPACE` when the pod may hold no more. Nothing is read then.
+    pub async fn get_charged(
+        &self,
+        key: &ObjectKey,
+        account: &Account,
+        largest: usize,
+    ) -> Result<Arc<Snapshot>> {
+        let known = self.shared.cache.read().get(key).cloned();
+        let entry = match known {
+            Some(entry) => {
+                let held = entry.snapshot().fetched.is_some();
+                let bytes = if held { entry.weight() } else { largest };
+                entry.memory().charge(account, bytes).map(|()| entry.clone())
+            }
+            None => Payer::new(account, largest).map(|payer| {
                 let entry = self.shared.entry(key);
-                let read = self.shared.read(&entry, Urgency::Start).await;
-                let given = match read {
-                    Ok(snapshot) => Ok(snapshot),
-                    Err(error) => {
-                        let snapshot = entry.snapshot();
-                        if snapshot.fetched.is_some() {
-                            self.shared.serve(snapshot, self.shared.clock.boot())
-                        } else {
-                            Err(error)
-                        }
-                    }
-                };
-                let outcome = if given.is_ok() { Lookup::Miss } else { Lookup::Refused };
-                (given, outcome)
+                entry.memory().paid(payer);
+                entry
+            }),
+        };
+        let entry = entry.map_err(|error| error.object(&key.request.object))?;
+        let given = match self.shared.answer(&entry) {
+            Some(answer) => self.note(answer),
+            None => self.read(&entry).await,
+        };
+        // As a rule less than was charged before, which is never refused.
+        let _ = entry.memory().charge(account, entry.weight());
+        given
+    }
+
+    async fn read(&self, entry: &Arc<Entry>) -> Result<Arc<Snapshot>> {
+        let given = match self.shared.read(entry, Urgency::Start).await {
+            Ok(snapshot) => Ok(snapshot),
+            Err(error) => {
+                let snapshot = entry.snapshot();
+                if snapshot.fetched.is_some() {
+                    self.shared.serve(snapshot, self.shared.clock.boot())
+                } else {
+                    Err(error)
+                }
             }
         };
+        let outcome = if given.is_ok() { Lookup::Miss } else { Lookup::Refused };
+        self.note((given, outcome))
+    }
+
+    fn note(&self, (given, outcome): (Result<Arc<Snapshot>>, Lookup)) -> Result<Arc<Snapshot>> {
         self.shared.observer.event(&Event::Lookup { outcome });
         given
     }

@@ -3,7 +3,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use keyward_core::{ObjectKey, Priority, Snapshot, State, UnixTime, Urgency};
+use keyward_core::ledger::{Account, Charge, Kind};
+use keyward_core::{ObjectKey, Priority, Result, Snapshot, State, UnixTime, Urgency};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
@@ -48,6 +49,25 @@ pub(crate) struct Memory {
     pub(crate) leases: Vec<Lease>,
     /// The read under way, and how urgent it is.
     pub(crate) flight: Option<(Flight, Priority)>,
+    /// Pods that asked for it although they do not watch it. They pay for it until it is dropped.
+    payers: Vec<Payer>,
+}
+
+/// What one pod is charged for an entry: a place and its bytes.
+pub(crate) struct Payer {
+    account: Account,
+    _place: Charge,
+    bytes: Charge,
+}
+
+impl Payer {
+    /// # Errors
+    /// `KW_LIMIT_EXCEEDED`, `KW_NO_SPACE`.
+    pub(crate) fn new(account: &Account, bytes: usize) -> Result<Self> {
+        let place = account.charge(Kind::PinnedVersions, 1)?;
+        let bytes = account.charge(Kind::Cached, bytes)?;
+        Ok(Self { account: account.clone(), _place: place, bytes })
+    }
 }
 
 /// One watch's interest in an entry.
@@ -169,6 +189,21 @@ impl Memory {
     pub(crate) fn signal(&self) {
         for lease in &self.leases {
             lease.generation.send_modify(|generation| *generation += 1);
+        }
+    }
+
+    /// Charges `bytes` for the entry to `account`, which has a place for it from the first time on.
+    pub(crate) fn charge(&mut self, account: &Account, bytes: usize) -> Result<()> {
+        match self.payers.iter_mut().find(|payer| payer.account.is(account)) {
+            Some(payer) => payer.bytes.resize(bytes),
+            None => Payer::new(account, bytes).map(|payer| self.payers.push(payer)),
+        }
+    }
+
+    /// Takes what was charged before there was an entry, unless another call of the pod was first.
+    pub(crate) fn paid(&mut self, payer: Payer) {
+        if !self.payers.iter().any(|known| known.account.is(&payer.account)) {
+            self.payers.push(payer);
         }
     }
 

@@ -211,7 +211,8 @@ codes! {
     RequestInvalid = "KW_REQUEST_INVALID", InvalidInput, Caller;
     /// The caller asks too often.
     RateLimited = "KW_RATE_LIMITED", ResourceExhausted, Caller;
-    /// A limit of the local API is exceeded: connections, calls, watches, or the size of a message.
+    /// A limit is exceeded: volumes, vault hosts, descriptors or older versions of a pod, connections, calls or watches of the
+    /// local API, or the size of a message.
     LimitExceeded = "KW_LIMIT_EXCEEDED", ResourceExhausted, Caller;
     /// The path is not tmpfs and none may be mounted.
     TmpfsRequired = "KW_TMPFS_REQUIRED", System, FileSystem;

@@ -3,6 +3,9 @@
 //! A node plugin works for many pods that do not trust each other. Whatever it holds for a pod (bytes, sockets, places in
 //! a table) is charged to that pod's [`Account`] first. A charge that exceeds the pod's share, or the node's budget, is
 //! refused before anything is allocated, so one pod's demands cost no other pod anything.
+//!
+//! Of a budget an amount is kept back for each of [`PODS`] pods ([`Limit::own`]). What pods hold beyond it shares the rest,
+//! so that pods that act together cannot keep another one from starting.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -30,6 +33,8 @@ pub enum Kind {
     Connections,
     /// Calls and watches under way on the local API.
     Streams,
+    /// Versions that a pod asked for through the local API and that the cache keeps.
+    PinnedVersions,
     /// Distinct vault hosts.
     Hosts,
     /// File descriptors.
@@ -47,6 +52,7 @@ impl Kind {
         Self::Volumes,
         Self::Connections,
         Self::Streams,
+        Self::PinnedVersions,
         Self::Hosts,
         Self::Descriptors,
     ];
@@ -63,6 +69,7 @@ impl Kind {
             Self::Volumes => "volumes",
             Self::Connections => "connections",
             Self::Streams => "streams",
+            Self::PinnedVersions => "pinned_versions",
             Self::Hosts => "hosts",
             Self::Descriptors => "descriptors",
         }
@@ -78,6 +85,9 @@ impl Kind {
 const COUNTED_FROM: usize = Kind::Volumes as usize;
 const KINDS: usize = Kind::ALL.len();
 
+/// For how many pods something is kept back: as many as a node runs.
+pub const PODS: usize = 256;
+
 /// The most that may be held of something, and the settings that say so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit {
@@ -85,6 +95,8 @@ pub struct Limit {
     pub pod: usize,
     /// For all pods of the node together.
     pub node: usize,
+    /// Kept back for each pod, out of what the node has: other pods never get it.
+    pub own: usize,
     /// The setting of the pod's share, as an administrator writes it.
     pub pod_setting: &'static str,
     /// The setting of the node's budget.
@@ -93,7 +105,13 @@ pub struct Limit {
 
 impl Limit {
     /// No limit.
-    pub const NONE: Self = Self { pod: usize::MAX, node: usize::MAX, pod_setting: "", node_setting: "" };
+    pub const NONE: Self =
+        Self { pod: usize::MAX, node: usize::MAX, own: 0, pod_setting: "", node_setting: "" };
+
+    /// What all pods together may hold beyond what is kept back for each.
+    fn shared(&self) -> usize {
+        self.node.saturating_sub(self.own.saturating_mul(PODS))
+    }
 }
 
 /// Every limit of a ledger.
@@ -173,6 +191,8 @@ pub struct Ledger {
 #[derive(Default)]
 struct Books {
     node: Held,
+    /// What pods hold beyond [`Limit::own`], as the sum over pods; bytes of all kinds under the first.
+    beyond: [usize; KINDS],
     accounts: HashMap<String, Weak<Inner>>,
 }
 
@@ -192,6 +212,38 @@ pub struct Charge {
     account: Account,
     kind: Kind,
     amount: usize,
+}
+
+impl Books {
+    /// What may be charged of `kind` to a pod that holds `held` and gives back `less` of it: by the pod's share, and by
+    /// what the others leave of the node's budget.
+    fn room(&self, held: &Held, limit: &Limit, kind: Kind, less: usize) -> (usize, usize) {
+        let own = held.against(kind);
+        let others = self.beyond(kind).saturating_sub(own.saturating_sub(limit.own));
+        let left = limit.shared().saturating_sub(others).saturating_add(limit.own);
+        let room = |held: usize, most: usize| most.saturating_sub(held).saturating_add(less);
+        (room(own, limit.pod), room(self.node.against(kind), limit.node).min(room(own, left)))
+    }
+
+    fn change(&mut self, held: &mut Held, limit: &Limit, kind: Kind, less: usize, more: usize) {
+        let beyond = |held: &Held| held.against(kind).saturating_sub(limit.own);
+        let before = beyond(held);
+        held.change(kind, less, more);
+        let after = beyond(held);
+        self.node.change(kind, less, more);
+        if let Some(sum) = self.beyond.get_mut(group(kind)) {
+            *sum = sum.saturating_sub(before).saturating_add(after);
+        }
+    }
+
+    fn beyond(&self, kind: Kind) -> usize {
+        self.beyond.get(group(kind)).copied().unwrap_or(0)
+    }
+}
+
+/// Kinds with one index share a limit.
+fn group(kind: Kind) -> usize {
+    if kind.is_bytes() { 0 } else { kind as usize }
 }
 
 impl Ledger {
@@ -256,10 +308,8 @@ impl Account {
     /// comes after it is.
     #[must_use]
     pub fn take(&self, kind: Kind, amount: usize) -> Charge {
-        let mut books = self.0.ledger.books.lock();
-        self.0.held.lock().change(kind, 0, amount);
-        books.node.change(kind, 0, amount);
-        drop(books);
+        let ledger = &self.0.ledger;
+        ledger.books.lock().change(&mut self.0.held.lock(), &ledger.limits.of(kind), kind, 0, amount);
         Charge { account: self.clone(), kind, amount }
     }
 
@@ -267,6 +317,20 @@ impl Account {
     #[must_use]
     pub fn held(&self) -> Held {
         *self.0.held.lock()
+    }
+
+    /// What could still be charged of `kind`.
+    #[must_use]
+    pub fn room(&self, kind: Kind) -> usize {
+        let ledger = &self.0.ledger;
+        let (pod, node) = ledger.books.lock().room(&self.0.held.lock(), &ledger.limits.of(kind), kind, 0);
+        pod.min(node)
+    }
+
+    /// Whether both are the account of one pod.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// The ledger that the account belongs to.
@@ -285,18 +349,13 @@ impl Account {
         let limit = ledger.limits.of(kind);
         let mut books = ledger.books.lock();
         let mut held = self.0.held.lock();
-        let room = |held: &Held, limit: usize| limit.saturating_sub(held.against(kind)).saturating_add(less);
-        let (pod, node) = (room(&held, limit.pod), room(&books.node, limit.node));
+        let (pod, node) = books.room(&held, &limit, kind, less);
         // Giving back is never refused, also where more is held than the limit allows.
         let amount = most.min(pod.min(node).max(less));
         if amount < least {
-            return Err(match pod < least {
-                true => refusal(kind, least, "this pod", limit.pod, limit.pod_setting),
-                false => refusal(kind, least, "all pods of this node", limit.node, limit.node_setting),
-            });
+            return Err(refusal(kind, least, &limit, pod < least));
         }
-        held.change(kind, less, amount);
-        books.node.change(kind, less, amount);
+        books.change(&mut held, &limit, kind, less, amount);
         Ok(amount)
     }
 }
@@ -345,15 +404,34 @@ impl Drop for Charge {
     }
 }
 
-fn refusal(kind: Kind, amount: usize, whose: &str, most: usize, setting: &str) -> Error {
+fn refusal(kind: Kind, amount: usize, limit: &Limit, of_pod: bool) -> Error {
     let (code, unit) = match kind.is_bytes() {
         true => (Code::NoSpace, " bytes"),
         false => (Code::LimitExceeded, ""),
     };
+    let (whose, most, setting) = match of_pod {
+        true => ("this pod", limit.pod, limit.pod_setting),
+        false => ("all pods of this node", limit.node, limit.node_setting),
+    };
+    let kept = match limit.own {
+        own if own > 0 && !of_pod => format!(", {own} of them kept back for each pod"),
+        _ => String::new(),
+    };
     let what = kind.as_str().replace('_', " ");
+    let step = match kind {
+        Kind::Connections => "use one connection for many calls",
+        Kind::Streams => "wait for calls to end",
+        Kind::PinnedVersions => "ask for fewer older versions; one that is not asked for is soon forgotten",
+        Kind::Hosts => "ask fewer vaults",
+        _ if of_pod => "declare less for it",
+        _ => "move pods to another node",
+    };
     Error::new(
         code,
-        format!("{amount}{unit} more ({what}) would exceed the limit of {whose}: {most}{unit} (`{setting}`)"),
+        format!(
+            "{amount}{unit} more ({what}) would exceed the limit of {whose}: {most}{unit} (`{setting}`){kept}; \
+             {step}, or ask the administrator to raise the limit"
+        ),
     )
 }
 
@@ -364,7 +442,8 @@ mod tests {
     use super::*;
 
     fn limits() -> Limits {
-        let share = |pod, node| Limit { pod, node, pod_setting: "limits.pod", node_setting: "limits.node" };
+        let share =
+            |pod, node| Limit { pod, node, own: 0, pod_setting: "limits.pod", node_setting: "limits.node" };
         Limits { bytes: share(100, 150), ..Limits::default() }.with(Kind::Volumes, share(2, 3))
     }
 
@@ -442,7 +521,70 @@ mod tests {
         assert_eq!(ledger.held().bytes(), 70);
     }
 
+    /// With 10 of 4,000 bytes kept back for each pod, and 1 of 300 volumes.
+    fn kept_back() -> Limits {
+        let limit = |pod, node, own| Limit { own, ..Limit { pod, node, ..Limit::NONE } };
+        Limits::default().with_bytes(limit(1_000, 4_000, 10)).with(Kind::Volumes, limit(32, 300, 1))
+    }
+
+    #[test]
+    fn whatever_pods_hold_together_each_other_pod_still_gets_what_is_kept_back_for_it() {
+        let ledger = Ledger::new(kept_back());
+        let greedy: Vec<_> = (0..6).map(|pod| ledger.account(&format!("greedy-{pod}"))).collect();
+        let mut taken = Vec::new();
+        for account in &greedy {
+            while let Ok(charge) = account.charge(Kind::Staged, 1) {
+                taken.push(charge);
+            }
+            while let Ok(charge) = account.charge(Kind::Volumes, 1) {
+                taken.push(charge);
+            }
+        }
+        // What is shared, and what is kept back for the six themselves.
+        let held = ledger.held();
+        assert_eq!((held.bytes(), held.of(Kind::Volumes)), (4_000 - 250 * 10, 300 - 250));
+        let error = greedy[5].charge(Kind::Cached, 1).err().unwrap();
+        assert!(error.message().contains("10 of them kept back for each pod"), "{error}");
+        let others: Vec<_> = (0..PODS - 6).map(|pod| ledger.account(&format!("pod-{pod}"))).collect();
+        for account in &others {
+            assert_eq!((account.room(Kind::Cached), account.room(Kind::Volumes)), (10, 1));
+            taken.push(account.charge(Kind::Cached, 6).unwrap());
+            taken.push(account.charge_up_to(Kind::Rendering, 1, 100).unwrap());
+            taken.push(account.charge(Kind::Volumes, 1).unwrap());
+            assert_eq!(account.held().bytes(), 10);
+            assert!(account.charge(Kind::Kept, 1).is_err() && account.charge(Kind::Volumes, 1).is_err());
+        }
+        assert_eq!((ledger.held().bytes(), ledger.held().of(Kind::Volumes)), (4_000, 300));
+        // Given back, it is there for all again.
+        drop(taken);
+        assert_eq!((greedy[0].room(Kind::Cached), greedy[0].room(Kind::Volumes)), (1_000, 32));
+        assert_eq!(ledger.books.lock().beyond, [0; KINDS]);
+    }
+
     proptest! {
+        #[test]
+        fn a_pod_is_given_what_is_kept_back_for_it_whatever_happened_before(
+            steps in proptest::collection::vec((0..8usize, 0..COUNTED_FROM, 0..1_200usize, 0..3u8), 1..200)
+        ) {
+            let ledger = Ledger::new(kept_back());
+            let accounts: Vec<_> = (0..8).map(|pod| ledger.account(&pod.to_string())).collect();
+            let mut charges: Vec<Charge> = Vec::new();
+            for (pod, kind, amount, what) in steps {
+                match what {
+                    0 if !charges.is_empty() => drop(charges.swap_remove(amount % charges.len())),
+                    1 if !charges.is_empty() => {
+                        let at = amount % charges.len();
+                        let _ = charges[at].resize(amount);
+                    }
+                    _ => charges.extend(accounts[pod].charge(Kind::ALL[kind], amount).ok()),
+                }
+                prop_assert!(ledger.held().bytes() <= 4_000);
+                for account in accounts.iter().filter(|account| account.held().bytes() < 10) {
+                    prop_assert!(account.charge(Kind::Cached, 10 - account.held().bytes()).is_ok());
+                }
+            }
+        }
+
         #[test]
         fn the_nodes_sum_is_the_sum_of_the_pods_and_no_limit_is_ever_exceeded(
             steps in proptest::collection::vec((0..3usize, 0..KINDS, 0..80usize, any::<bool>()), 1..200)

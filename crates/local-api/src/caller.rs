@@ -310,7 +310,7 @@ mod tests {
     #[test]
     fn a_pod_that_has_no_place_left_gives_its_own_idle_ones_only() {
         use keyward_core::ledger::{Ledger, Limit, Limits};
-        let limit = |pod| Limit { pod, node: 4, pod_setting: "pod", node_setting: "node" };
+        let limit = |pod| Limit { pod, node: 4, own: 0, pod_setting: "pod", node_setting: "node" };
         let ledger = Ledger::new(Limits::default().with(Kind::Connections, limit(2)));
         let (a, b) = (callers(&ledger.account("a")), callers(&ledger.account("b")));
         let connect = |callers: &Arc<Callers>| callers.connect(1, &ApiSettings::new("/x"), Duration::ZERO);

@@ -301,18 +301,23 @@ impl Connection {
 
     /// Takes `lookups` from what the caller may do this second.
     pub(crate) fn spend(&self, lookups: u32) -> Result<(), Status> {
-        self.limited(self.slot.as_ref().map(|slot| slot.caller.lookups.take(self.shared.now(), lookups)))
+        let taken = self.slot.as_ref().map(|slot| slot.caller.lookups.take(self.shared.now(), lookups));
+        self.limited(
+            taken,
+            "this user id calls more often than `grpc.ratePerCaller` allows; wait and try again",
+        )
     }
 
     /// Takes one call that may reach the provider from what the caller may do this second.
     pub(crate) fn spend_upstream(&self) -> Result<(), Status> {
-        self.limited(self.slot.as_ref().map(|slot| slot.caller.upstream.take(self.shared.now(), 1)))
+        let taken = self.slot.as_ref().map(|slot| slot.caller.upstream.take(self.shared.now(), 1));
+        self.limited(taken, "this user id asks for more than is in place too often; wait and try again")
     }
 
-    fn limited(&self, taken: Option<Result<(), Duration>>) -> Result<(), Status> {
+    fn limited(&self, taken: Option<Result<(), Duration>>, why: &str) -> Result<(), Status> {
         match taken {
             Some(Err(wait)) => {
-                let error = too_often("this user id calls too often; wait and try again", wait);
+                let error = too_often(why, wait);
                 self.refused(&error, None);
                 Err(status(&error))
             }

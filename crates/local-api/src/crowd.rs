@@ -42,11 +42,11 @@ impl Crowd {
         servers.push(Arc::downgrade(callers));
     }
 
-    /// Frees a place for the pod of `account` when the node has none left and another pod holds at least two more.
+    /// Frees a place for the pod of `account` when the node has none left for it and another pod holds at least two more.
     pub(crate) fn make_room(&self, account: &Account) -> bool {
         let limit = account.ledger().limits().of(Kind::Connections);
         let own = account.held().of(Kind::Connections);
-        if own >= limit.pod || account.ledger().held().of(Kind::Connections) < limit.node {
+        if own >= limit.pod || account.room(Kind::Connections) > 0 {
             return false;
         }
         let servers: Vec<_> = self.servers.lock().iter().filter_map(Weak::upgrade).collect();
@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn when_the_node_has_no_place_left_the_pod_with_the_most_gives_one_though_its_own_are_busy() {
-        let limit = Limit { pod: 8, node: 10, pod_setting: "pod", node_setting: "node" };
+        let limit = Limit { pod: 8, node: 10, own: 0, pod_setting: "pod", node_setting: "node" };
         let ledger = Ledger::new(Limits::default().with(Kind::Connections, limit));
         let crowd = Crowd::new();
         let server = |pod| {

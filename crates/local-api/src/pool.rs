@@ -171,7 +171,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn account(most: usize) -> Account {
-        let limit = Limit { pod: most, node: most, pod_setting: "limits.pod", node_setting: "limits.node" };
+        let limit =
+            Limit { pod: most, node: most, own: 0, pod_setting: "limits.pod", node_setting: "limits.node" };
         Ledger::new(Limits::default().with_bytes(limit)).account("a")
     }
 

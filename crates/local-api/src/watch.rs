@@ -275,11 +275,13 @@ impl Slot {
         let here = connection.watches.fetch_add(1, Ordering::Relaxed);
         let everywhere = all.now.fetch_add(1, Ordering::Relaxed);
         let slot = Self { connection: Arc::clone(connection), since: connection.shared.now() };
-        if here >= settings.max_watches_per_connection || everywhere >= all.most {
-            let message = "too many watches; one watch can follow many names";
-            return Err(status(&Error::new(Code::LimitExceeded, message)));
-        }
-        Ok(slot)
+        let (whose, most) = match settings.max_watches_per_connection {
+            most if here >= most => ("this connection", most),
+            _ if everywhere >= all.most => ("this socket", all.most),
+            _ => return Ok(slot),
+        };
+        let message = format!("{whose} has {most} watches already; one watch can follow many names");
+        Err(status(&Error::new(Code::LimitExceeded, message)))
     }
 }
 

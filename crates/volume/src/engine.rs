@@ -124,7 +124,7 @@ impl Engine {
     #[must_use]
     pub fn new(parts: Parts, declared: Declared, outputs: Option<Outputs>) -> Self {
         let watch = parts.broker.watch(items(&declared));
-        let view = View::new(&parts.broker, parts.conversions.clone());
+        let view = View::new(&parts.broker, parts.conversions.clone(), parts.account.clone());
         let declared = Arc::new(declared);
         let cached = parts.account.take(Kind::Cached, 0);
         // Names are known before anyone can ask; their values are on their way.

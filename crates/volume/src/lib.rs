@@ -13,3 +13,6 @@ pub use engine::{Change, Declared, Engine, Parts, Pass, Projecting};
 pub use kept::{Found, Kept};
 pub use outputs::{OnTmpfs, Outputs, Room};
 pub use view::View;
+
+/// Bytes of the largest value that a vault gives, with what is known of it beside: charged before a value is read.
+pub const LARGEST_VALUE: usize = 26 << 10;

@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use keyward_broker::Broker;
+use keyward_core::ledger::Account;
 use keyward_core::spec::{ObjectSpec, Source};
 use keyward_core::{Code, Error, FetchRequest, ObjectKey, Result, SecretView, Served, Snapshot, Version};
 use keyward_delivery::content::{as_it_is, convert};
@@ -13,6 +14,7 @@ use keyward_delivery::projection::with_newline;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::LARGEST_VALUE;
 use crate::engine::{Declared, request};
 
 /// What the local API reads: a table that the engine replaces whole.
@@ -21,6 +23,8 @@ pub struct View {
     generation: watch::Sender<u64>,
     broker: Weak<Broker>,
     conversions: Payer,
+    /// Pays for versions that are asked for and are not declared.
+    account: Account,
     unproved: AtomicBool,
     closed: CancellationToken,
 }
@@ -32,12 +36,13 @@ struct Table {
 }
 
 impl View {
-    pub(crate) fn new(broker: &Arc<Broker>, conversions: Payer) -> Arc<Self> {
+    pub(crate) fn new(broker: &Arc<Broker>, conversions: Payer, account: Account) -> Arc<Self> {
         Arc::new(Self {
             table: ArcSwap::default(),
             generation: watch::Sender::new(0),
             broker: Arc::downgrade(broker),
             conversions,
+            account,
             unproved: AtomicBool::new(false),
             closed: CancellationToken::new(),
         })
@@ -166,7 +171,8 @@ impl SecretView for View {
         let (broker, spec, key) = self.upstream(name)?;
         let request = FetchRequest { object: key.request.object.at(version), parts: key.request.parts };
         self.unless_closed(async {
-            let snapshot = broker.get(&ObjectKey { request, ..key }).await?;
+            let key = ObjectKey { request, ..key };
+            let snapshot = broker.get_charged(&key, &self.account, LARGEST_VALUE).await?;
             self.convert(spec, snapshot).await
         })
         .await

@@ -54,8 +54,8 @@ fn a_record_is_read_back_as_it_was_written_and_is_for_its_owner_alone() {
     let (directory, state) = state();
     let record = record();
     let id = record.place().unwrap().volume_id().to_owned();
-    state.save(&id, &record).unwrap();
-    state.save(&id, &record).unwrap();
+    state.save(&id, &record, |_| Ok(())).unwrap();
+    state.save(&id, &record, |_| Ok(())).unwrap();
     assert_eq!(names(directory.path()), std::slice::from_ref(&id));
     let mode = std::fs::metadata(directory.path().join(&id)).unwrap().permissions().mode();
     assert_eq!(mode & 0o7777, 0o600);
@@ -70,7 +70,7 @@ fn a_record_is_read_back_as_it_was_written_and_is_for_its_owner_alone() {
 #[test]
 fn a_volume_is_forgotten_once_and_again() {
     let (directory, state) = state();
-    state.save("csi-a", &record()).unwrap();
+    state.save("csi-a", &record(), |_| Ok(())).unwrap();
     state.forget("csi-a").unwrap();
     state.forget("csi-a").unwrap();
     assert!(names(directory.path()).is_empty());
@@ -79,7 +79,7 @@ fn a_volume_is_forgotten_once_and_again() {
 #[test]
 fn what_is_not_a_whole_record_of_this_format_is_removed_and_left_out() {
     let (directory, state) = state();
-    state.save("csi-good", &record()).unwrap();
+    state.save("csi-good", &record(), |_| Ok(())).unwrap();
     let good = std::fs::read(directory.path().join("csi-good")).unwrap();
     let write = |name: &str, bytes: &[u8]| std::fs::write(directory.path().join(name), bytes).unwrap();
     write("csi-empty", b"");
@@ -102,19 +102,19 @@ fn the_largest_class_that_a_cluster_stores_fits_into_a_record() {
     let (_directory, state) = state();
     let mut record = record();
     record.basis.source = Source::Objects("\"".repeat(3 << 19));
-    state.save("csi-a", &record).unwrap();
+    state.save("csi-a", &record, |_| Ok(())).unwrap();
     assert!(state.load().unwrap()[0].1 == record);
 }
 
 #[test]
 fn a_record_that_cannot_be_written_leaves_the_old_one_and_no_half() {
     let (directory, state) = state();
-    state.save("csi-a", &record()).unwrap();
+    state.save("csi-a", &record(), |_| Ok(())).unwrap();
     // The place of the unfinished file is taken by what cannot be opened as one.
     std::fs::create_dir(directory.path().join(".new-csi-a")).unwrap();
     let mut changed = record();
     changed.grpc = false;
-    let error = state.save("csi-a", &changed).unwrap_err();
+    let error = state.save("csi-a", &changed, |_| Ok(())).unwrap_err();
     assert_eq!(error.code(), Code::FileSystem);
     std::fs::remove_dir(directory.path().join(".new-csi-a")).unwrap();
     assert!(state.load().unwrap()[0].1 == record());

@@ -497,10 +497,11 @@ impl Keeper {
         record.histories = pending.histories.write();
         let (state, saved) = (self.node.state.clone(), record.clone());
         let volume_id = self.volume.place.volume_id().to_owned();
+        let shares = Arc::clone(&self.volume.shares);
         let saving = Arc::clone(&mind.saving).lock_owned().await;
         let save = move |_: &_| {
             let _saving = saving;
-            state.save(&volume_id, &saved)
+            state.save(&volume_id, &saved, |bytes| shares.record(bytes))
         };
         if let Err(error) = self.node.blocking(save).await {
             mind.edit = Some(Instant::now() + RETRY_LIMIT);

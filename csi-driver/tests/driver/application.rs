@@ -52,7 +52,11 @@ impl Client {
     }
 
     pub(crate) async fn get(&self, name: &str) -> Result<Secret, Status> {
-        let request = GetSecretRequest { name: name.to_owned(), version: String::new() };
+        self.version(name, "").await
+    }
+
+    pub(crate) async fn version(&self, name: &str, version: &str) -> Result<Secret, Status> {
+        let request = GetSecretRequest { name: name.to_owned(), version: version.to_owned() };
         let answer =
             tokio::time::timeout(PATIENCE, self.0.clone().get_secret(request)).await.expect("an answer");
         Ok(answer?.into_inner().secret.unwrap())
@@ -74,8 +78,12 @@ impl Client {
     }
 
     pub(crate) async fn watch(&self, names: &[&str]) -> Watch {
+        self.try_watch(names).await.unwrap()
+    }
+
+    pub(crate) async fn try_watch(&self, names: &[&str]) -> Result<Watch, Status> {
         let request = WatchSecretsRequest { names: names.iter().map(|&name| name.to_owned()).collect() };
-        Watch(self.0.clone().watch_secrets(request).await.unwrap().into_inner())
+        Ok(Watch(self.0.clone().watch_secrets(request).await?.into_inner()))
     }
 }
 

@@ -18,7 +18,7 @@ const HEAD: usize = 16 * 1024;
 /// Headers of a question over HTTP/1.1.
 const MAX_HEADERS: usize = 64;
 /// Questions at a time on a connection of HTTP/2.
-const STREAMS: u32 = 32;
+pub(super) const STREAMS: u32 = 32;
 /// Bytes of questions over HTTP/2 that are taken before they are read, for one stream and for all of a connection
 /// (RFC 9113, 6.9.2: the window that a connection begins with).
 const WINDOW: u32 = 65_535;

@@ -177,3 +177,50 @@ async fn over_http_2_a_stranger_is_closed_within_a_second_and_the_api_server_is_
         assert_eq!(began.elapsed().as_secs(), open.as_secs());
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn over_http_2_the_peer_is_told_how_many_questions_it_may_ask_at_a_time() {
+    let rig = rig(&["h2"]).await;
+    let mut stream = rig.shake_hands().await;
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    // The first frame is the server's settings (RFC 9113, 3.4 and 6.5.1): a head of nine bytes, then number and value each.
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).await.unwrap();
+    let mut settings = vec![0; usize::from(head[2])];
+    stream.read_exact(&mut settings).await.unwrap();
+    let most = settings.chunks(6).find(|setting| setting[..2] == [0, 3]).map(|setting| &setting[2..]);
+    assert_eq!(most, Some(&connection::STREAMS.to_be_bytes()[..]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_waits_for_its_turn_to_be_looked_up_and_is_then_refused_for_now() {
+    use crate::webhook::{LOOKUPS, TURN};
+    let rig = rig(&["http/1.1"]).await;
+    let pod = json!({
+        "metadata": {
+            "labels": {"keyward.dev/inject": "true"},
+            "annotations": {"keyward.dev/secret-db": "kv://shop/secrets/db", "keyward.dev/via": "sidecar"},
+        },
+        "spec": {"serviceAccountName": "web", "containers": [{"name": "web", "image": "i"}]},
+    });
+    let question = json!({
+        "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
+        "request": {"uid": "1", "kind": {"kind": "Pod"}, "namespace": "shop", "operation": "CREATE", "object": pod},
+    })
+    .to_string();
+    let head = format!(
+        "POST {} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        rig.path,
+        question.len()
+    );
+    for (others, waits) in [(LOOKUPS, true), (LOOKUPS - 1, false)] {
+        let _others = rig.webhook.turns.acquire_many(u32::try_from(others).unwrap()).await.unwrap();
+        let mut stream = rig.shake_hands().await;
+        let began = Instant::now();
+        stream.write_all(format!("{head}{question}").as_bytes()).await.unwrap();
+        let said = rest(&mut stream).await;
+        assert!(said.contains("KW_KUBERNETES_UNAVAILABLE"), "{said}");
+        assert_eq!(said.contains("too many pods are waiting"), waits, "{said}");
+        assert_eq!(began.elapsed() >= TURN, waits, "{:?}", began.elapsed());
+    }
+}

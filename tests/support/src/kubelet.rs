@@ -53,7 +53,7 @@ impl Kubelet {
         }
         // A mount of its own, as the chart makes it.
         let state = root.path().join("state");
-        mount("tmpfs", &state, "tmpfs", MountFlags::empty(), Some(c"mode=0700,size=1m")).expect("a mount");
+        mount("tmpfs", &state, "tmpfs", MountFlags::empty(), Some(c"mode=0700,size=8m")).expect("a mount");
         mount_change(&state, MountPropagationFlags::SHARED).expect("a mount");
         Some(Self { root, registered: Arc::default() })
     }

@@ -3,6 +3,7 @@
 pub mod fake_api;
 mod hand_view;
 pub mod kubelet;
+pub mod limits;
 mod model_vault;
 pub mod node;
 mod texts;

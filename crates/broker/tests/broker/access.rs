@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use keyward_broker::BrokerSettings;
+use keyward_core::ledger::{Account, Held, Kind, Ledger, Limit, Limits};
 use keyward_core::{Code, ErrorKind, ObjectKey, State};
 use keyward_test_support::Fault;
 
@@ -176,4 +177,70 @@ async fn a_provider_that_panics_answers_with_an_error_and_is_asked_again_later()
     assert_eq!(bench.value("db").await, Err(ErrorKind::Internal));
     bench.broker.attach(bench.identity.clone(), bench.vault.clone());
     assert!(bench.value("db").await.is_ok());
+}
+
+/// What pods may hold: of versions two each and three together, and so many bytes.
+fn ledger(bytes: usize) -> std::sync::Arc<Ledger> {
+    let limit = |pod, node| Limit { pod, node, pod_setting: "limits.pod", ..Limit::NONE };
+    Ledger::new(Limits::default().with_bytes(limit(bytes, bytes)).with(Kind::PinnedVersions, limit(2, 3)))
+}
+
+fn held(account: &Account) -> (usize, usize) {
+    (account.held().of(Kind::PinnedVersions), account.held().bytes())
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_for_what_it_does_not_watch_pays_for_it_until_the_cache_drops_it() {
+    let bench = Bench::new(settings());
+    for name in ["a", "b", "c"] {
+        bench.vault.set(name, "value");
+    }
+    let ledger = ledger(100_000);
+    let (one, other) = (ledger.account("one"), ledger.account("other"));
+    let get = async |name: &str, account: &Account| {
+        let given = bench.broker.get_charged(&bench.key(name), account, 26_000).await;
+        given.map(|snapshot| crate::bench::text(&snapshot)).map_err(|error| error.code())
+    };
+    assert_eq!(get("a", &one).await.as_deref(), Ok("value"));
+    let weight = bench.broker.weight();
+    assert_eq!(held(&one), (1, weight), "what the entry costs, not what was reserved");
+    assert_eq!(get("a", &one).await.as_deref(), Ok("value"));
+    assert_eq!(held(&one), (1, weight), "once, however often it asks");
+    get("b", &one).await.unwrap();
+    let asked = bench.vault.counts().gets;
+    assert_eq!(get("c", &one).await, Err(Code::LimitExceeded));
+    assert_eq!(
+        (bench.vault.counts().gets, bench.broker.weight()),
+        (asked, 2 * weight),
+        "nothing was read or kept"
+    );
+    // Each pod pays in full, and the sum has a limit too.
+    get("a", &other).await.unwrap();
+    assert_eq!(held(&other), (1, weight));
+    assert_eq!(get("b", &other).await, Err(Code::LimitExceeded));
+    // A failure takes a place as well, for as long as it is remembered.
+    drop(other);
+    wait(MINUTE * 16).await;
+    assert_eq!((ledger.held(), bench.broker.weight()), (Held::default(), 0), "gone, and given back");
+    bench.vault.fail(Some(Fault::Code(Code::VaultUnavailable)));
+    assert_eq!(get("c", &one).await, Err(Code::VaultUnavailable));
+    assert_eq!(held(&one), (1, 512));
+    bench.vault.fail(None);
+    wait(Duration::from_secs(2)).await;
+    get("c", &one).await.unwrap();
+    assert_eq!(held(&one), (1, weight));
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_are_charged_before_a_value_is_read() {
+    let bench = Bench::new(settings());
+    bench.vault.set("a", "value");
+    let account = ledger(25_999).account("one");
+    let error = bench.broker.get_charged(&bench.key("a"), &account, 26_000).await.err().unwrap();
+    assert_eq!((error.code(), bench.vault.counts().gets), (Code::NoSpace, 0));
+    assert_eq!(account.held(), Held::default());
+    bench.broker.get(&bench.key("a")).await.unwrap();
+    // What is there costs what it is.
+    bench.broker.get_charged(&bench.key("a"), &account, 26_000).await.unwrap();
+    assert_eq!(account.held().bytes(), bench.broker.weight());
 }

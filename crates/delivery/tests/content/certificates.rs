@@ -154,6 +154,51 @@ fn more_iterations_than_allowed_are_refused() {
     assert!(error.message().contains("more key-derivation iterations than the 1000000"), "{error}");
 }
 
+/// One element of DER.
+fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(content.len()).unwrap().to_be_bytes();
+    [&[tag, 0x82], &length[..], content].concat()
+}
+
+/// A key store without a checksum: `strings` makes the string that holds its one part, which has these bags.
+fn store(bags: &[u8], strings: impl Fn(&[u8]) -> Vec<u8>) -> Vec<u8> {
+    const DATA: &[u8] = &[6, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 7, 1];
+    let data = |string: Vec<u8>| tlv(0x30, &[DATA, &tlv(0xa0, &string)].concat());
+    let part = data(tlv(4, &tlv(0x30, bags)));
+    tlv(0x30, &[&[2, 1, 3], &data(strings(&tlv(0x30, &part)))[..]].concat())
+}
+
+fn bag(kind: u8, value: &[u8]) -> Vec<u8> {
+    let oid = [6, 11, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 12, 10, 1, kind];
+    tlv(0x30, &[&oid, &tlv(0xa0, value)[..]].concat())
+}
+
+#[test]
+fn blocks_entries_and_levels_are_counted() {
+    let block = "-----BEGIN X-----\nAAAA\n-----END X-----\n";
+    assert_eq!(parse_pem(block.repeat(128).as_bytes()).unwrap().len(), 128);
+    let error = parse_pem(block.repeat(129).as_bytes()).err().unwrap();
+    assert!(error.message().contains("more than 128 blocks"), "{error}");
+
+    let parse = |der: Vec<u8>| parse_pfx(&der, &SecretBytes::copy_from(b"")).map(drop);
+    let plain = |bytes: &[u8]| tlv(4, bytes);
+    // Revocation lists, which are passed over.
+    parse(store(&bag(4, &[5, 0]).repeat(256), plain)).unwrap();
+    let error = parse(store(&bag(4, &[5, 0]).repeat(257), plain)).unwrap_err();
+    assert!(error.message().contains("more than 256 entries"), "{error}");
+    let nested = |deep: usize| (0..deep).fold(bag(4, &[5, 0]), |inside, _| bag(6, &tlv(0x30, &inside)));
+    parse(store(&nested(4), plain)).unwrap();
+    assert!(parse(store(&nested(5), plain)).is_err());
+    // A string in pieces of pieces.
+    let pieces = |levels: usize| {
+        move |bytes: &[u8]| {
+            (0..levels).fold(tlv(4, bytes), |inside, _| [&[0x24, 0x80], &inside[..], &[0, 0]].concat())
+        }
+    };
+    parse(store(&bag(4, &[5, 0]), pieces(32))).unwrap();
+    assert!(parse(store(&bag(4, &[5, 0]), pieces(33))).is_err());
+}
+
 #[test]
 fn indefinite_lengths_and_strings_in_pieces_are_read() {
     let der = fixture("aes256-sha512.pfx");

@@ -230,6 +230,7 @@ fn within(vault: &Vault, specs: &[ObjectSpec], bytes: usize, most: usize) -> (Ac
     let limit = Limit {
         pod: bytes,
         node: bytes,
+        own: 0,
         pod_setting: "limits.bytesPerPod",
         node_setting: "limits.bytesPerNode",
     };

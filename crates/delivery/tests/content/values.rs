@@ -20,6 +20,7 @@ fn a_raw_value_is_delivered_byte_for_byte() {
 
 #[test]
 fn a_value_beyond_one_mebibyte_is_refused() {
+    assert_eq!(convert_secret(&vec![b'x'; 1 << 20], "").unwrap().value.len(), 1 << 20);
     let complaint = complaint(convert_secret(&vec![b'x'; (1 << 20) + 1], ""));
     assert_eq!(complaint, "1048577 bytes are more than the 1048576 allowed");
 }

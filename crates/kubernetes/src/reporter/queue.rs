@@ -17,8 +17,15 @@ use crate::names;
 /// Volumes remembered; a node runs a few hundred pods.
 const VOLUMES: usize = 1024;
 
+/// Volumes of one pod that are remembered, published or not.
+const VOLUMES_OF_POD: usize = 64;
+
 /// Events of one volume that wait.
 const EVENTS: usize = 4;
+
+/// Events that one pod may have at once, and how often there is one more.
+const EVENTS_OF_POD: u32 = 10;
+const ONE_OF_POD: Duration = Duration::from_secs(30);
 
 /// Events of one pod, of those that it may have at once, that are not for good news.
 const FOR_FAILURES: u32 = 3;
@@ -119,8 +126,7 @@ impl Queue {
             self.forget(&key);
             return;
         }
-        let full = !self.volumes.contains_key(&key) && self.volumes.len() >= VOLUMES;
-        if full || !is_sound(&report) {
+        if self.is_full_for(&key) || !is_sound(&report) {
             self.dropped += 1;
             return;
         }
@@ -155,6 +161,12 @@ impl Queue {
         self.enqueue(key);
     }
 
+    /// Whether there is no place for one more volume: a pod that declares thousands takes none from other pods.
+    fn is_full_for(&self, key: &Key) -> bool {
+        let of_pod = || self.volumes.keys().filter(|known| known.uid == key.uid).count();
+        !self.volumes.contains_key(key) && (self.volumes.len() >= VOLUMES || of_pod() >= VOLUMES_OF_POD)
+    }
+
     fn note_news(&mut self, key: &Key, news: News) {
         let now = self.clock.wall();
         let Some(volume) = self.volumes.get_mut(key) else { return };
@@ -173,8 +185,7 @@ impl Queue {
             }
             return;
         }
-        let pod =
-            self.pods.entry(key.uid.clone()).or_insert_with(|| Bucket::new(10, Duration::from_secs(30)));
+        let pod = self.pods.entry(key.uid.clone()).or_insert_with(|| Bucket::new(EVENTS_OF_POD, ONE_OF_POD));
         // A failure is told once: good news leave it room, and make it where they wait in its way.
         let kept = if news.is_warning() { 0 } else { FOR_FAILURES };
         let full = volume.events.len() >= EVENTS;

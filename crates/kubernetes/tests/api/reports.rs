@@ -1,6 +1,7 @@
 use keyward_core::{Code, Error};
 use keyward_kubernetes::{ObjectVersion, Outcome, PodRef, Report, Reporter};
 use keyward_test_support::fake_api::{EVENTS, FakeApi, STATUSES};
+use keyward_test_support::limits::limit;
 use serde_json::json;
 
 use crate::{DRIVER, NODE, PATIENCE, cluster};
@@ -331,6 +332,29 @@ async fn memory_is_bounded_by_dropping_reports_of_further_volumes() {
         reporter.report(report(pod(&format!("pod-{n}")), published()));
     }
     let stats = reporter.stats();
-    assert_eq!(stats.volumes, 1024);
+    assert_eq!(stats.volumes, limit("events: volumes").number());
     assert!(stats.dropped >= 3000 - 1024);
+}
+
+#[tokio::test]
+async fn a_pod_with_ever_more_volumes_takes_no_places_from_others() {
+    let api = FakeApi::start();
+    api.down();
+    let reporter = cluster(&api).await.reporter();
+    let most = limit("events: volumes of a pod").number();
+    let volume = |n: usize| Report { volume: format!("v{n}"), ..report(pod("hostile"), published()) };
+    for n in 0..most {
+        reporter.report(volume(n));
+    }
+    assert_eq!(reporter.stats().volumes, most);
+    let dropped = reporter.stats().dropped;
+    reporter.report(volume(most));
+    assert_eq!((reporter.stats().volumes, reporter.stats().dropped), (most, dropped + 1));
+    reporter.report(report(pod("web"), published()));
+    assert_eq!(reporter.stats().volumes, most + 1);
+    // A place is free again when its volume has gone.
+    reporter.report(Report { outcome: Outcome::Gone, ..volume(0) });
+    assert_eq!(reporter.stats().volumes, most);
+    reporter.report(volume(most));
+    assert_eq!(reporter.stats().volumes, most + 1);
 }

@@ -10,6 +10,8 @@ use keyward_core::observe::Event;
 use keyward_core::{Code as KeywardCode, Error, State};
 use keyward_local_api::{ApiSettings, Crowd, Peer, PeerCheck, Pod, probe, probe_within};
 use keyward_proto::secrets::v1::*;
+use keyward_test_support::limits::limit;
+use prost::Message as _;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tonic::Code;
@@ -347,4 +349,132 @@ async fn a_pod_in_debt_stops_as_soon_as_any_other() {
     rig.stop().await.unwrap().unwrap();
     assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
     drop(clients);
+}
+
+/// Names that a view knows, each with a byte.
+fn declare(rig: &Rig, count: usize) -> Vec<String> {
+    let names: Vec<_> = (0..count).map(|n| format!("n{n}")).collect();
+    names.iter().for_each(|name| {
+        rig.view.set(name, b"1");
+    });
+    names
+}
+
+#[tokio::test]
+async fn requests_and_batches_are_bounded_as_the_table_says() {
+    let rig = Rig::start();
+    let mut client = rig.client().await;
+    let row = limit("API: request");
+    let named = |length: usize| {
+        let mut request = GetSecretRequest { name: "x".repeat(length), version: String::new() };
+        let over = request.encoded_len() - length;
+        request.name.truncate(length - over);
+        assert_eq!(request.encoded_len(), length);
+        request.name
+    };
+    let at = get(&mut client, &named(row.number())).await.err().unwrap();
+    assert_eq!(reason(&at), "KW_UNKNOWN_NAME");
+    let beyond = get(&mut client, &named(row.number() + 1)).await.err().unwrap();
+    assert_eq!(reason(&beyond), "KW_LIMIT_EXCEEDED");
+    row.refuses(Err::<(), _>(beyond));
+
+    let row = limit("API: names of a batch");
+    let mut names = declare(&rig, row.number());
+    let at = client.batch_get_secrets(BatchGetSecretsRequest { names: names.clone() }).await;
+    names.push("n0".to_owned());
+    row.holds(at, client.batch_get_secrets(BatchGetSecretsRequest { names }).await);
+
+    let row = limit("API: values of a batch");
+    rig.view.set("first", &vec![1; row.number() - 1]);
+    for (name, size) in [("at", 1), ("beyond", 2)] {
+        rig.view.set(name, &vec![2; size]);
+        let request = BatchGetSecretsRequest { names: vec!["first".to_owned(), name.to_owned()] };
+        let answer = client.batch_get_secrets(request).await.unwrap().into_inner();
+        let failed: Vec<_> = answer.failures.iter().map(|failure| failure.reason.as_str()).collect();
+        assert_eq!(
+            (answer.secrets.len(), failed),
+            match name {
+                "at" => (2, vec![]),
+                _ => (1, vec!["KW_LIMIT_EXCEEDED"]),
+            }
+        );
+    }
+}
+
+#[tokio::test]
+async fn watches_and_calls_are_bounded_as_the_table_says() {
+    let rig = Rig::start();
+    let row = limit("API: names of a watch");
+    let mut names = declare(&rig, row.number());
+    let mut client = rig.client().await;
+    let at = client.watch_secrets(WatchSecretsRequest { names: names.clone() }).await.map(drop);
+    names.push("n0".to_owned());
+    row.holds(at, client.watch_secrets(WatchSecretsRequest { names }).await.map(drop));
+    drop(client);
+
+    let of_connection = limit("API: watches of a connection");
+    let of_socket = limit("API: watches of a socket");
+    let one = WatchSecretsRequest { names: vec!["n0".to_owned()] };
+    let mut watches = Vec::new();
+    let mut clients = Vec::new();
+    let rig = Rig::start();
+    declare(&rig, 1);
+    while watches.len() < of_socket.number() {
+        let mut client = rig.client().await;
+        for _ in 0..of_connection.number() {
+            watches.push(client.watch_secrets(one.clone()).await.unwrap());
+        }
+        of_connection.refuses(client.watch_secrets(one.clone()).await);
+        clients.push(client);
+    }
+    of_socket.refuses(rig.client().await.watch_secrets(one.clone()).await);
+    watches.pop();
+    while rig.client().await.watch_secrets(one.clone()).await.is_err() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn calls_that_wait_for_a_vault_are_bounded_as_the_table_says() {
+    let row = limit("API: calls that wait for a vault");
+    let rig = Rig::with(|settings| settings.upstream_per_caller = 10_000);
+    rig.view.refresh.send_replace(None);
+    let names = declare(&rig, row.number() + 1);
+    let client = rig.client().await;
+    let calls: Vec<_> = names[..row.number()]
+        .iter()
+        .map(|name| {
+            let (mut client, name) = (client.clone(), name.clone());
+            tokio::spawn(async move { refresh(&mut client, &name).await })
+        })
+        .collect();
+    while rig.view.refreshes.load(Ordering::Relaxed) < row.number() {
+        tokio::task::yield_now().await;
+    }
+    let beyond = refresh(&mut client.clone(), &names[row.number()]).await.err().unwrap();
+    assert_eq!(reason(&beyond), "KW_RATE_LIMITED");
+    rig.view.refresh.send_replace(Some(Ok(b"2")));
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_caller_reaches_a_vault_as_often_as_the_table_says() {
+    let rig = Rig::start();
+    let row = limit("API: calls that reach a vault");
+    declare(&rig, 1);
+    let mut client = rig.client().await;
+    for _ in 0..row.number() {
+        version(&mut client, "n0", &"f".repeat(32)).await.unwrap();
+    }
+    // On a slow machine some more are possible meanwhile.
+    let mut beyond = Ok(Secret::default());
+    for _ in 0..1000 {
+        beyond = version(&mut client, "n0", &"f".repeat(32)).await;
+        if beyond.is_err() {
+            break;
+        }
+    }
+    assert_eq!(reason(&beyond.err().unwrap()), "KW_RATE_LIMITED");
 }

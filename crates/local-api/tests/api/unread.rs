@@ -8,6 +8,7 @@ use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use keyward_core::ledger::{Account, Held, Kind, Ledger, Limit, Limits};
 use keyward_proto::secrets::v1::*;
+use keyward_test_support::limits::limit;
 use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -81,7 +82,8 @@ fn secret(name: &str) -> GetSecretRequest {
 
 /// An account of a pod with these shares; the node has twice as much.
 fn account(bytes: usize, kinds: &[(Kind, usize)]) -> Account {
-    let limit = |pod| Limit { pod, node: 2 * pod, pod_setting: "limits.pod", node_setting: "limits.node" };
+    let limit =
+        |pod| Limit { pod, node: 2 * pod, own: 0, pod_setting: "limits.pod", node_setting: "limits.node" };
     let limits = Limits::default().with_bytes(limit(bytes));
     Ledger::new(kinds.iter().fold(limits, |limits, (kind, pod)| limits.with(*kind, limit(*pod))))
         .account("pod")
@@ -456,4 +458,55 @@ async fn a_long_list_comes_whole_in_pieces() {
     let listed = rig.client().await.list_secrets(ListSecretsRequest::default()).await.unwrap().into_inner();
     let listed: Vec<_> = listed.secrets.into_iter().map(|secret| secret.name).collect();
     assert_eq!(listed, names(900));
+}
+
+/// What HTTP/2 counts for the head of a request (RFC 9113, 6.5.2): each field, and 32 for each.
+fn head(request: &http::Request<()>) -> usize {
+    let uri = request.uri();
+    let pseudo = [
+        (":method", request.method().as_str()),
+        (":scheme", uri.scheme_str().unwrap()),
+        (":authority", uri.authority().unwrap().as_str()),
+        (":path", uri.path()),
+    ];
+    let fields = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 32);
+    fields.chain(pseudo.map(|(name, value)| name.len() + value.len() + 32)).sum()
+}
+
+#[tokio::test]
+async fn heads_and_calls_of_a_connection_are_bounded_as_the_table_says() {
+    let rig = Rig::start();
+    rig.view.set("db", b"1");
+    let mut peer = Peer::with_window(&rig, 65_535).await;
+    assert!(!peer.ask(GET, &secret("db")).await.await.unwrap().headers().contains_key("grpc-status"));
+    assert_eq!(peer.send.current_max_send_streams(), limit("API: calls of a connection").number());
+
+    let row = limit("API: headers");
+    for (bytes, answered) in [(row.number() - 1, true), (row.number(), false)] {
+        let mut request = request(GET);
+        request.headers_mut().insert("x-long", http::HeaderValue::from_static(""));
+        let long = "y".repeat(bytes - head(&request));
+        request.headers_mut().insert("x-long", long.parse().unwrap());
+        assert_eq!(head(&request), bytes);
+        let mut peer = Peer::with_window(&rig, 65_535).await;
+        let (answer, mut stream) = peer.send.send_request(request, false).unwrap();
+        let _ = stream.send_data(framed(&secret("db")), true);
+        let answer = answer.await;
+        assert_eq!(answer.is_ok_and(|answer| answer.status() == 200), answered, "{bytes}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_without_calls_is_closed_after_the_time_in_the_table() {
+    let account = account(1 << 20, &[]);
+    let rig = Rig::with_account(|_| {}, account.clone());
+    rig.view.set("db", b"1");
+    let idle = limit("API: idle time of a connection").number() as u64;
+    let mut peer = Peer::with_window(&rig, 65_535).await;
+    let answer = peer.ask(GET, &secret("db")).await.await.unwrap();
+    drop(answer);
+    let began = Instant::now();
+    peer.connection.await.unwrap();
+    let open = began.elapsed().as_secs();
+    assert!((idle..idle + 2).contains(&open), "{open} s");
 }

@@ -353,6 +353,7 @@ fn narrow(bytes: usize, most: usize) -> World {
     let limit = Limit {
         pod: bytes,
         node: bytes,
+        own: 0,
         pod_setting: "limits.bytesPerPod",
         node_setting: "limits.bytesPerNode",
     };

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use crate::document::Fields;
-use crate::ledger::{self, Kind, Limit};
+use crate::ledger::{self, Kind, Limit, PODS};
 
 /// What volumes and pods may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +32,10 @@ pub struct Limits {
     pub streams: usize,
     /// Calls and watches of one pod.
     pub streams_per_pod: usize,
+    /// Versions that pods asked for and that the cache keeps, of all pods.
+    pub pinned_versions: usize,
+    /// Such versions of one pod.
+    pub pinned_versions_per_pod: usize,
     /// Distinct vault hosts of one pod.
     pub hosts_per_pod: usize,
     /// File descriptors held for one pod.
@@ -54,6 +58,8 @@ impl Default for Limits {
             connections_per_pod: 256,
             streams: 16_384,
             streams_per_pod: 1024,
+            pinned_versions: 4096,
+            pinned_versions_per_pod: 256,
             hosts_per_pod: 16,
             descriptors_per_pod: 512,
         }
@@ -65,31 +71,66 @@ const BYTES_PER_NODE: usize = 2 * (192 << 20);
 /// A pod's share of the node's bytes, where none is set: one of so many.
 const POD_SHARE: usize = 3;
 
+/// Kept back for each pod, where the node has at least twice that for all: what a pod with some ten values, its files, a
+/// key store to convert and a few watches needs.
+const OWN_BYTES: usize = 512 << 10;
+const OWN_VOLUMES: usize = 1;
+const OWN_CONNECTIONS: usize = 4;
+const OWN_STREAMS: usize = 16;
+const OWN_PINNED_VERSIONS: usize = 4;
+const OWN_DESCRIPTORS: usize = 16;
+
 impl Limits {
     /// What a ledger holds pods to. `descriptors` is how many file descriptors the process may give to pods.
     #[must_use]
     pub fn ledger(&self, descriptors: usize) -> ledger::Limits {
-        let limit = |(pod, pod_setting), (node, node_setting)| Limit { pod, node, pod_setting, node_setting };
-        let bytes =
-            limit((self.bytes_per_pod, "limits.bytesPerPod"), (self.bytes_per_node, "limits.bytesPerNode"));
+        let limit = |own: usize, (pod, pod_setting), (node, node_setting)| {
+            // No more than half of the budget is kept back, and no more than a pod may have.
+            let own = own.min(node / (2 * PODS)).min(pod);
+            Limit { pod, node, own, pod_setting, node_setting }
+        };
+        let bytes = limit(
+            OWN_BYTES,
+            (self.bytes_per_pod, "limits.bytesPerPod"),
+            (self.bytes_per_node, "limits.bytesPerNode"),
+        );
         let counted = [
-            (Kind::Volumes, (self.volumes_per_pod, "limits.volumesPerPod"), (self.volumes, "limits.volumes")),
+            (
+                Kind::Volumes,
+                OWN_VOLUMES,
+                (self.volumes_per_pod, "limits.volumesPerPod"),
+                (self.volumes, "limits.volumes"),
+            ),
             (
                 Kind::Connections,
+                OWN_CONNECTIONS,
                 (self.connections_per_pod, "limits.connectionsPerPod"),
                 (self.connections, "limits.connections"),
             ),
-            (Kind::Streams, (self.streams_per_pod, "limits.streamsPerPod"), (self.streams, "limits.streams")),
-            (Kind::Hosts, (self.hosts_per_pod, "limits.hostsPerPod"), (usize::MAX, "")),
+            (
+                Kind::Streams,
+                OWN_STREAMS,
+                (self.streams_per_pod, "limits.streamsPerPod"),
+                (self.streams, "limits.streams"),
+            ),
+            (
+                Kind::PinnedVersions,
+                OWN_PINNED_VERSIONS,
+                (self.pinned_versions_per_pod, "limits.pinnedVersionsPerPod"),
+                (self.pinned_versions, "limits.pinnedVersions"),
+            ),
+            (Kind::Hosts, 0, (self.hosts_per_pod, "limits.hostsPerPod"), (usize::MAX, "")),
             (
                 Kind::Descriptors,
+                OWN_DESCRIPTORS,
                 (self.descriptors_per_pod, "limits.descriptorsPerPod"),
                 (descriptors, "RLIMIT_NOFILE"),
             ),
         ];
-        counted.into_iter().fold(ledger::Limits::default().with_bytes(bytes), |limits, (kind, pod, node)| {
-            limits.with(kind, limit(pod, node))
-        })
+        let none = ledger::Limits::default().with_bytes(bytes);
+        counted
+            .into_iter()
+            .fold(none, |limits, (kind, own, pod, node)| limits.with(kind, limit(own, pod, node)))
     }
 }
 
@@ -111,6 +152,8 @@ pub(super) fn read(fields: Option<Fields<'_>>) -> Limits {
         ("connectionsPerPod", 1 << 20, &mut limits.connections_per_pod),
         ("streams", 1 << 20, &mut limits.streams),
         ("streamsPerPod", 1 << 20, &mut limits.streams_per_pod),
+        ("pinnedVersions", 1 << 20, &mut limits.pinned_versions),
+        ("pinnedVersionsPerPod", 1 << 20, &mut limits.pinned_versions_per_pod),
         ("hostsPerPod", 1000, &mut limits.hosts_per_pod),
         ("descriptorsPerPod", 1 << 20, &mut limits.descriptors_per_pod),
     ] {

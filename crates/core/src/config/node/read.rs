@@ -32,6 +32,8 @@ const NUMBERS: &[&str] = &[
     "limits.connectionsPerPod",
     "limits.streams",
     "limits.streamsPerPod",
+    "limits.pinnedVersions",
+    "limits.pinnedVersionsPerPod",
     "limits.hostsPerPod",
     "limits.descriptorsPerPod",
 ];

@@ -49,11 +49,13 @@ settings! {
     "limits.connectionsPerPod", "256", "64", "Connections of one pod to the local API.";
     "limits.streams", "16384", "4096", "Calls and watches under way on the local API, of all pods together.";
     "limits.streamsPerPod", "1024", "256", "Calls and watches under way of one pod.";
+    "limits.pinnedVersions", "4096", "1024", "Versions that pods asked for through the local API and that the cache keeps, of all pods together.";
+    "limits.pinnedVersionsPerPod", "256", "64", "Such versions of one pod. One that is not asked for is forgotten after 15 minutes.";
     "limits.hostsPerPod", "16", "4", "Distinct vault hosts of one pod.";
     "limits.descriptorsPerPod", "512", "128", "File descriptors held for one pod.";
     "limits.publishDeadline", "100s", "60s", "How long one publish may take; kubelet gives up after two minutes.";
     "limits.conversionDeadline", "20s", "5s", "How long the conversions of one volume may take.";
-    "limits.cacheBytes", "what is watched", "67108864", "Bytes of values that are kept, those of mounted volumes apart.";
+    "limits.cacheBytes", "8388608", "67108864", "Bytes of values, watched ones included, beyond which those that no volume watches are dropped.";
     "csiDriver.check", "true", "false", "Read the CSIDriver object and be ready only when it is as it must be. With false, state the two facts below.";
     "csiDriver.podInfoOnMount", "read from the object", "true", "Whether kubelet puts the pod's names into the volume context.";
     "csiDriver.tokensInSecrets", "read from the object", "false", "Whether kubelet puts tokens into `secrets` instead of the volume context (serviceAccountTokenInSecrets).";

@@ -147,12 +147,41 @@ fn the_ledger_holds_pods_to_what_is_configured() {
         (Kind::Volumes, 1, "limits.volumesPerPod"),
         (Kind::Connections, 257, "limits.connectionsPerPod"),
         (Kind::Streams, 1025, "limits.streamsPerPod"),
+        (Kind::PinnedVersions, 257, "limits.pinnedVersionsPerPod"),
         (Kind::Hosts, 3, "limits.hostsPerPod"),
         (Kind::Descriptors, 11, "RLIMIT_NOFILE"),
     ] {
         let error = account.charge(kind, amount).err().unwrap();
         assert!(error.message().contains(setting), "{setting} in {error}");
     }
+}
+
+#[test]
+fn pods_that_act_together_leave_every_other_pod_a_start() {
+    use crate::ledger::{Kind, Ledger, PODS};
+
+    const KINDS: [(Kind, usize); 6] = [
+        (Kind::Staged, 512 << 10),
+        (Kind::Volumes, 1),
+        (Kind::Connections, 4),
+        (Kind::Streams, 16),
+        (Kind::PinnedVersions, 4),
+        (Kind::Descriptors, 16),
+    ];
+    let ledger = Ledger::new(Limits::default().ledger(1 << 20));
+    let mut held = Vec::new();
+    let greedy: Vec<_> = (0..20).map(|pod| ledger.account(&format!("greedy-{pod}"))).collect();
+    for (account, (kind, _)) in greedy.iter().flat_map(|account| KINDS.map(|kind| (account, kind))) {
+        held.push(account.charge_up_to(kind, 0, usize::MAX).unwrap());
+    }
+    let others: Vec<_> = (0..PODS - 20).map(|pod| ledger.account(&format!("pod-{pod}"))).collect();
+    for (account, (kind, own)) in others.iter().flat_map(|account| KINDS.map(|kind| (account, kind))) {
+        held.push(account.charge(kind, own).unwrap());
+    }
+    // With a small budget half of it is kept back.
+    let small = Limits { bytes_per_node: 64 << 20, volumes: 100, ..Limits::default() }.ledger(1000);
+    assert_eq!((small.of(Kind::Staged).own, small.of(Kind::Volumes).own), ((64 << 20) / (2 * PODS), 0));
+    assert_eq!(small.of(Kind::Descriptors).own, 1);
 }
 
 proptest! {

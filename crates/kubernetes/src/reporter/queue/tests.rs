@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use keyward_core::{Code, Error};
 use keyward_test_support::TokioClock;
+use keyward_test_support::limits::limit;
 
 use super::super::{ObjectVersion, Outcome, PodRef, Report};
 use super::{ATTEMPTS, End, Job, Queue, Step};
@@ -166,4 +167,29 @@ async fn a_volume_that_rests_comes_back_later_and_later_while_others_go_on_and_i
     assert_eq!(rests.len(), ATTEMPTS as usize);
     assert_eq!(rests[..7], [1, 2, 4, 8, 16, 32, 60]);
     assert!(rests[7..].iter().all(|rest| *rest == 60));
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_of_a_pod_and_those_that_wait_are_bounded_as_the_table_says() {
+    let waiting = limit("events of a volume that wait").number();
+    let mut queue = queue();
+    for n in 0..waiting {
+        queue.note(report(None, failed(&format!("failure {n}"), false)));
+    }
+    assert_eq!(queue.stats().dropped, 0);
+    queue.note(report(None, failed("one more", false)));
+    assert_eq!(queue.stats().dropped, 1);
+    assert_eq!(write_all(&mut queue).len(), waiting);
+
+    // The others that the pod may have, each told before the next.
+    let most = limit("events of a pod").number();
+    let tell = |queue: &mut Queue, n: usize| {
+        queue.note(report(None, failed(&format!("another {n}"), false)));
+        write_all(queue).len()
+    };
+    assert_eq!((waiting..most).map(|n| tell(&mut queue, n)).sum::<usize>(), most - waiting);
+    assert_eq!(tell(&mut queue, most), 0);
+    assert_eq!(queue.stats().dropped, 2);
+    tokio::time::advance(Duration::from_secs(31)).await;
+    assert_eq!((tell(&mut queue, most + 1), tell(&mut queue, most + 2)), (1, 0));
 }

@@ -228,7 +228,7 @@ async fn two_pods_of_one_identity_go_on_each_with_what_it_was_given() {
 async fn what_has_no_room_to_be_kept_is_delivered_and_told_of_and_a_restart_brings_nothing_older() {
     let (place, world) = (Place::new(), World::new());
     world.vault.set("db", "one");
-    let limit = Limit { pod: 1000, node: 1000, pod_setting: "limits.bytesPerPod", node_setting: "" };
+    let limit = Limit { pod: 1000, pod_setting: "limits.bytesPerPod", ..Limit::NONE };
     let ledger = Ledger::new(Limits::default().with_bytes(limit));
     let account: Account = ledger.account("u-1");
     let kept = Kept::new(Arc::new(saved::open(place.state.path()).unwrap()), saved::ONLY, account.clone());
