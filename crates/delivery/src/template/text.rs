@@ -117,7 +117,7 @@ impl Session {
             return Err(self.complain("makes a text of more than 1 MiB"));
         }
         let mut notes = self.notes.lock();
-        notes.handled += value.len();
+        notes.handled = notes.handled.saturating_add(value.len());
         let too_much = notes.handled > MAX_HANDLED;
         drop(notes);
         if too_much || !self.hold(value.len()) {
