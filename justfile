@@ -28,6 +28,10 @@ doc:
 deny:
     cargo deny check bans licenses sources
 
+# Every parser of outside bytes under libFuzzer; needs g++.
+fuzz *flags:
+    fuzz/run {{flags}}
+
 # The figures of docs/benchmarks.md.
 bench:
     tests/bench/run

@@ -2,6 +2,11 @@
 
 pub(crate) mod audit;
 #[cfg(feature = "demo")]
+#[expect(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    reason = "a demonstration reads nothing from outside"
+)]
 pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod get;

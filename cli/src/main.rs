@@ -1,5 +1,19 @@
 //! `keyward`: reads secrets through a local API, checks audit logs and configurations, and shows what Keyward does.
 
+// No input from outside may end the process.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
+
 mod client;
 mod commands;
 mod failure;

@@ -171,7 +171,7 @@ async fn supervise(
     let mut files = Files::watch(setup.file.iter().chain(&roots).cloned().collect());
     let mut facts = node.facts_changed();
     let mut config = setup.config.clone();
-    let heartbeat = node.health.watch("supervisor", 3 * CONFIRM);
+    let heartbeat = node.health.watch("supervisor", CONFIRM.saturating_mul(3));
     let mut tick = tokio::time::interval(CONFIRM);
     loop {
         node.health.set(Condition::Driver, node.is_ready());
@@ -204,12 +204,12 @@ async fn supervise(
                 keyward_memory::hand_back_heap();
                 // Alive is who reaches the mounter, not who merely runs.
                 match node.is_alive().await {
-                    Ok(()) => heartbeat.beat(3 * CONFIRM),
+                    Ok(()) => heartbeat.beat(CONFIRM.saturating_mul(3)),
                     Err(error) => tracing::error!(%error, "the mounter does not answer"),
                 }
                 node.identities.sweep();
                 // A value may seem older after a restart by a hundredth of what it may be, never younger.
-                node.renew_kept((config.rotation.max_stale / 100).max(CONFIRM)).await;
+                node.renew_kept(config.rotation.max_stale.checked_div(100).unwrap_or_default().max(CONFIRM)).await;
             }
         }
     }

@@ -163,7 +163,7 @@ impl Inner {
         {
             let mut lingering = self.lingering.lock();
             lingering.retain(|(_, other)| !Arc::ptr_eq(other, &tenant));
-            lingering.push_back((now + LINGER, tenant));
+            lingering.push_back((now.checked_add(LINGER).unwrap_or(now), tenant));
         }
         self.let_go(now);
     }

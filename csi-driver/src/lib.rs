@@ -9,6 +9,20 @@
 //! → `identities` (proof) → `publish` (fetch, fill, commit) → `volume` (keeps it current), with `state` and `restore`
 //! for what must outlive a restart.
 
+// No input from outside may end the process.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
+
 mod app;
 mod args;
 pub mod confine;

@@ -215,6 +215,7 @@ impl Detached {
     /// # Panics
     /// Never: the root is there until the commit, which takes the whole.
     #[must_use]
+    #[expect(clippy::expect_used, reason = "the root is there until the commit, which takes the whole")]
     pub fn root(&self) -> BorrowedFd<'_> {
         self.root.as_ref().expect("kept until the commit").as_fd()
     }
@@ -252,6 +253,7 @@ impl Detached {
     ///
     /// # Panics
     /// Never: see [`Self::root`].
+    #[expect(clippy::expect_used, reason = "only this takes the root, and the whole with it")]
     pub fn commit(mut self, place: &Place) -> Result<OwnedFd> {
         self.mounts.ask(&Request::Commit(self.id, place.clone()), "mount the volume")?;
         // Taking the root tells `drop` that there is nothing left to discard.

@@ -267,8 +267,9 @@ impl Node {
         let stat = rustix::fs::fstatvfs(root).map_err(|errno| {
             Error::new(Code::FileSystem, format!("the volume cannot be measured ({errno})"))
         })?;
-        let bytes = (stat.f_blocks * stat.f_frsize, (stat.f_blocks - stat.f_bfree) * stat.f_frsize);
-        Ok(Usage { bytes, inodes: (stat.f_files, stat.f_files - stat.f_ffree) })
+        let used = stat.f_blocks.saturating_sub(stat.f_bfree);
+        let bytes = (stat.f_blocks.saturating_mul(stat.f_frsize), used.saturating_mul(stat.f_frsize));
+        Ok(Usage { bytes, inodes: (stat.f_files, stat.f_files.saturating_sub(stat.f_ffree)) })
     }
 
     /// What of a volume is not as it was declared, each as a word and a sentence.

@@ -1,5 +1,10 @@
 //! NodePublishVolume: commit, then mount (promise 1).
 
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "times a bounded wait ahead, and a part of one that is left"
+)]
+
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;

@@ -118,7 +118,7 @@ impl Wanted {
             ));
         }
         let context = &request.volume_context;
-        let size: usize = context.iter().map(|(key, value)| key.len() + value.len()).sum();
+        let size: usize = context.iter().flat_map(|(key, value)| [key, value]).map(String::len).sum();
         if size > MAX_CONTEXT {
             return Err(invalid("the volume's attributes are larger than 1.5 MiB"));
         }
@@ -152,7 +152,8 @@ impl Wanted {
 
     /// Kubelet's token document, from the one place where the CSIDriver object says that kubelet puts it.
     pub(crate) fn tokens(&self, in_secrets: bool) -> Option<&SecretBytes> {
-        self.tokens[usize::from(in_secrets)].as_ref()
+        let [in_context, secret] = &self.tokens;
+        if in_secrets { secret.as_ref() } else { in_context.as_ref() }
     }
 }
 

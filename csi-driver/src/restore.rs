@@ -1,5 +1,7 @@
 //! What a start finds of earlier times: volumes to go on with, and leftovers to sweep.
 
+#![expect(clippy::arithmetic_side_effects, reason = "counts of the volumes of an earlier start")]
+
 use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -120,7 +122,7 @@ impl Node {
         let stat = rustix::fs::fstatvfs(&root).map_err(|errno| {
             Error::new(Code::FileSystem, format!("the volume cannot be measured ({errno})"))
         })?;
-        let shares = Shares::mounted(&account, stat.f_blocks * stat.f_frsize);
+        let shares = Shares::mounted(&account, stat.f_blocks.saturating_mul(stat.f_frsize));
         let hosts = self.hosts.mounted(&account, &record.pod.uid, plan.hosts());
         // Sweeps what a killed driver left half written.
         let outputs = self.outputs(again, place.clone(), Arc::clone(&shares)).await?;

@@ -176,19 +176,21 @@ impl State {
 
 fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> rustix::io::Result<()> {
     while !bytes.is_empty() {
-        let written = retry_on_intr(|| rustix::io::write(file, bytes))?;
-        bytes = &bytes[written..];
+        match retry_on_intr(|| rustix::io::write(file, bytes))? {
+            0 => return Err(Errno::IO),
+            written => bytes = bytes.get(written..).unwrap_or_default(),
+        }
     }
     Ok(())
 }
 
 fn read_at_most(file: &OwnedFd, limit: usize) -> rustix::io::Result<Vec<u8>> {
-    let mut bytes = vec![0; limit + 1];
+    let mut bytes = vec![0; limit.saturating_add(1)];
     let mut filled = 0;
-    while filled < bytes.len() {
-        match retry_on_intr(|| rustix::io::read(file, &mut bytes[filled..]))? {
+    while let Some(room) = bytes.get_mut(filled..).filter(|room| !room.is_empty()) {
+        match retry_on_intr(|| rustix::io::read(file, &mut *room))? {
             0 => break,
-            count => filled += count,
+            count => filled = filled.saturating_add(count),
         }
     }
     bytes.truncate(filled);

@@ -37,7 +37,7 @@ pub(crate) async fn watch(node: Arc<Node>, key: String) {
             tokio::time::sleep(SELDOM).await;
         } else {
             tokio::time::sleep(exponential(AGAIN.0, AGAIN.1, looks)).await;
-            looks += 1;
+            looks = u32::saturating_add(looks, 1);
         }
     }
 }

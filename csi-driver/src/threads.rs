@@ -14,6 +14,7 @@ impl Threads {
     ///
     /// # Panics
     /// Never: a runtime without drivers needs nothing of the system.
+    #[expect(clippy::expect_used, reason = "a runtime without drivers needs nothing of the system")]
     pub(crate) fn new(name: &'static str, most: usize) -> Self {
         let runtime = Builder::new_current_thread()
             .thread_name(name)
@@ -27,6 +28,7 @@ impl Threads {
     ///
     /// # Panics
     /// Never: the runtime is there until the end.
+    #[expect(clippy::expect_used, reason = "only the end takes the runtime")]
     pub(crate) fn handle(&self) -> &Handle {
         self.0.as_ref().expect("kept until the end").handle()
     }

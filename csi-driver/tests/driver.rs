@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panic")]
 
+#[path = "driver/any_text.rs"]
+mod any_text;
 #[path = "driver/api.rs"]
 mod api;
 #[path = "driver/application.rs"]

@@ -18,7 +18,7 @@ pub use patch::patch;
 use weigh::Weight;
 
 use crate::admission::Decision;
-use crate::text::cut;
+use crate::text::shown;
 
 /// The largest question that is read, bytes: what an API server reads itself (k8s.io/apiserver, MaxRequestBodyBytes).
 pub const LARGEST: usize = 3 * 1024 * 1024;
@@ -165,14 +165,15 @@ pub fn answer(question: &Question, object: Value, decision: &Result<Decision>) -
     }
     match decision {
         Ok(Decision::Injected { warnings, .. }) if !warnings.is_empty() => {
-            let warnings = warnings.iter().take(MOST_WARNINGS).map(|text| json!(cut(text, LONGEST_WARNING)));
+            let warnings =
+                warnings.iter().take(MOST_WARNINGS).map(|text| json!(shown(text, LONGEST_WARNING)));
             put("warnings", warnings.collect());
         }
         Ok(_) => {}
         Err(error) => {
             let (code, reason) = status(error);
             let message = error.to_string();
-            put("status", json!({"code": code, "reason": reason, "message": cut(&message, LONGEST)}));
+            put("status", json!({"code": code, "reason": reason, "message": shown(&message, LONGEST)}));
         }
     }
     json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response})

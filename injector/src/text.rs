@@ -5,6 +5,11 @@ pub(crate) fn cut(text: &str, limit: usize) -> &str {
     text.get(..text.floor_char_boundary(limit)).unwrap_or_default()
 }
 
+/// As [`cut`], without control characters, which move a terminal; the ends of lines stay.
+pub(crate) fn shown(text: &str, limit: usize) -> String {
+    cut(text, limit).chars().filter(|character| *character == '\n' || !character.is_control()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,6 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use keyward_core::config::injector::{self, Injection, Via};
 use keyward_injector::admission::{self, ANNOTATIONS, Decision, Facts};
 use keyward_injector::review;
+use keyward_test_support::is_tidy;
 use keyward_test_support::limits::limit;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -250,10 +251,11 @@ fn is_well_formed(answer: &Value, uid: &str) -> bool {
         && response["allowed"].is_boolean()
         && patch.is_none_or(|patch| patch.is_some() && response["patchType"] == "JSONPatch")
         && response["warnings"].as_array().is_none_or(|all| {
-            all.len() <= 16 && all.iter().all(|text| text.as_str().is_some_and(|text| text.len() <= 256))
+            all.len() <= 16
+                && all.iter().all(|text| text.as_str().is_some_and(|text| text.len() <= 256 && is_tidy(text)))
         })
         && (response["allowed"] == true
-            || response["status"]["message"].as_str().is_some_and(|text| (1..=900).contains(&text.len())))
+            || response["status"]["message"].as_str().is_some_and(|text| text.len() <= 900 && is_tidy(text)))
 }
 
 /// The whole way of a question, but for the lookups.

@@ -191,11 +191,11 @@ impl Sidecar {
         let mut files = self.watch_files();
         let mut housekeeping = interval(GRACE);
         housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let heartbeat = self.health.watch("engine", 3 * GRACE);
+        let heartbeat = self.health.watch("engine", GRACE.saturating_mul(3));
         // Names are known from the start; their values are pending.
         self.pass().await;
         loop {
-            heartbeat.beat(3 * GRACE);
+            heartbeat.beat(GRACE.saturating_mul(3));
             tokio::select! {
                 arrived = signals.next() => match arrived {
                     Arrived::Stop => break,
@@ -235,7 +235,7 @@ impl Sidecar {
     async fn pass(&mut self) {
         let Pass { missing, failure, .. } = self.engine.pass().await;
         let needed = self.engine.volume.declared().specs.iter().filter(|spec| !spec.optional).count();
-        self.health.progress(Condition::Objects, needed - missing.len().min(needed), needed);
+        self.health.progress(Condition::Objects, needed.saturating_sub(missing.len()), needed);
         self.health.set(Condition::Audit, self.log.is_healthy());
         self.health.set(Condition::Files, failure.is_none() && self.engine.volume.is_complete());
         let ready = self.engine.volume.is_complete();

@@ -57,7 +57,7 @@ impl Looks {
             self.quiet = 0;
             return false;
         }
-        self.quiet += 1;
+        self.quiet = self.quiet.saturating_add(1);
         self.quiet >= if self.seen { QUIET } else { NEVER_SEEN }
     }
 }

@@ -3,6 +3,20 @@
 //! A binary is parse → build → run → drain: [`main`] parses and hardens, `app` builds and runs, and names the
 //! concrete types.
 
+// No input from outside may end the process.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
+
 mod app;
 mod application;
 mod args;

@@ -52,6 +52,30 @@ fn every_test_that_the_specification_names_exists() {
     }
 }
 
+/// What is generated (`proto`) is not ours, and the emulator is no part of what ships.
+#[test]
+fn every_crate_that_ships_refuses_code_that_can_panic() {
+    let mut roots: Vec<String> =
+        ["sidecar", "csi-driver", "injector"].map(|name| format!("{name}/src/lib.rs")).into();
+    roots.push("cli/src/main.rs".to_owned());
+    for entry in std::fs::read_dir(root().join("crates")).expect("the crates") {
+        let name = entry.expect("an entry").file_name();
+        roots.push(format!("crates/{}/src/lib.rs", name.to_string_lossy()));
+    }
+    for path in roots {
+        let text = read(&path);
+        let block = text.split("deny(").nth(1).and_then(|rest| rest.split(')').next()).unwrap_or_default();
+        let refused: Vec<_> = block.split(',').map(str::trim).collect();
+        let mut lints =
+            vec!["expect_used", "indexing_slicing", "panic", "string_slice", "unreachable", "unwrap_used"];
+        // crates/broker says why.
+        lints.extend((path != "crates/broker/src/lib.rs").then_some("arithmetic_side_effects"));
+        for lint in lints {
+            assert!(refused.contains(&format!("clippy::{lint}").as_str()), "{path} lacks {lint}");
+        }
+    }
+}
+
 #[test]
 fn every_promise_names_tests() {
     let specification = read("SPECIFICATION.md");

@@ -59,6 +59,7 @@ pub(crate) async fn run(args: &ListArgs) -> Result<(), Failure> {
     }
 }
 
+#[expect(clippy::indexing_slicing, reason = "both arrays have five columns")]
 fn table(rows: Vec<[String; 5]>) -> Result<(), Failure> {
     let widths: [usize; 5] =
         std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));

@@ -9,6 +9,20 @@
 //! has exactly one, and whoever serves several pods lets a pod read only after that pod's own proof. A restored or
 //! stale value is therefore never given to a newcomer; the broker itself proves nothing.
 
+// No input from outside may end the process. Arithmetic is left out: it is over counts and times of this process, over
+// bounds of the settings, and over times of the vault that its parser bounds.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
+
 mod broker;
 mod cache;
 mod check;

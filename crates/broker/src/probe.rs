@@ -67,7 +67,7 @@ pub fn changed(line: Option<&ObjectMetadata>, held: &Held) -> bool {
     let Some(ObjectMetadata { enabled: true, updated: Some(updated), .. }) = line else { return true };
     let Some(read) = held.read else { return true };
     let seen = held.updated == Some(*updated) || held.listed == Some(*updated);
-    !seen || *updated + DOUBT >= read
+    !seen || updated.saturating_add(DOUBT) >= read
 }
 
 #[cfg(test)]

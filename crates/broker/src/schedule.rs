@@ -60,7 +60,8 @@ pub fn next_check(now: UnixTime, facts: &EntryFacts, pace: &Pace, random: f64) -
         let wait = jitter(every.saturating_mul(slower), pace.jitter, random);
         match facts.expires.and_then(|expires| expires.checked_sub(now)) {
             Some(left) => {
-                wait.min(left + EXPIRY_SPREAD.min(every).mul_f64(0.1 + 0.9 * random.clamp(0.0, 1.0)))
+                let after = EXPIRY_SPREAD.min(every).mul_f64(0.1 + 0.9 * random.clamp(0.0, 1.0));
+                wait.min(left.saturating_add(after))
             }
             None => wait,
         }

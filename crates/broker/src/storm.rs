@@ -15,6 +15,7 @@ pub const WINDOW: Duration = Duration::from_secs(15 * 60);
 /// Whether `turned`, the moments at which the objects that are forbidden now became so, make a storm among `watched`
 /// objects.
 #[must_use]
+#[expect(clippy::indexing_slicing, reason = "`start` follows `end`, which is below the length")]
 pub fn is_storm(turned: impl IntoIterator<Item = Duration>, watched: usize) -> bool {
     let mut turned: Vec<Duration> = turned.into_iter().collect();
     turned.sort_unstable();

@@ -96,7 +96,7 @@ impl Shared {
         }
 
         let objects = entries.len();
-        let mut states = [0; 4];
+        let [mut fresh, mut stale, mut refused, mut pending] = [0; 4];
         let mut next: Option<Duration> = None;
         let mut wake_at = |at: Duration| next = Some(next.map_or(at, |next| next.min(at)));
         let mut groups: BTreeMap<GroupKey, Vec<Planned>> = BTreeMap::new();
@@ -111,12 +111,12 @@ impl Shared {
             if let Some(expires) = planned.expires {
                 wake_at(expires);
             }
-            states[match planned.entry.snapshot().state {
-                State::Fresh => 0,
-                State::Stale => 1,
-                State::Expired | State::Revoked => 2,
-                State::Pending => 3,
-            }] += 1;
+            *match planned.entry.snapshot().state {
+                State::Fresh => &mut fresh,
+                State::Stale => &mut stale,
+                State::Expired | State::Revoked => &mut refused,
+                State::Pending => &mut pending,
+            } += 1;
             groups.entry(planned.entry.group()).or_default().push(planned);
         }
 
@@ -134,7 +134,7 @@ impl Shared {
                 planned.into_iter().filter(|planned| planned.due <= horizon).map(|planned| planned.entry);
             due.push((group, now_due.collect()));
         }
-        Agenda { objects, due, next, states }
+        Agenda { objects, due, next, states: [fresh, stale, refused, pending] }
     }
 
     /// Lets the entry expire if it is time, and says when it is due.

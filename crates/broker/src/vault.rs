@@ -79,11 +79,12 @@ impl Vault {
     }
 
     pub(crate) fn group(&mut self, collection: Collection) -> &mut Group {
-        &mut self.collections[match collection {
-            Collection::Secrets => 0,
-            Collection::Keys => 1,
-            Collection::Certificates => 2,
-        }]
+        let [secrets, keys, certificates] = &mut self.collections;
+        match collection {
+            Collection::Secrets => secrets,
+            Collection::Keys => keys,
+            Collection::Certificates => certificates,
+        }
     }
 }
 

@@ -108,7 +108,7 @@ impl AtomicDirectory {
             None => (None, BTreeSet::new()),
         };
         // Below the current one: replaced, perhaps still read. Above it: never finished.
-        let next = generations.last().copied().max(current).unwrap_or(0) + 1;
+        let next = generations.last().copied().max(current).unwrap_or(0).saturating_add(1);
         let mut this = Self {
             setgid: stat.st_mode & 0o2000,
             owner,
@@ -254,7 +254,7 @@ impl AtomicDirectory {
     /// Writes a generation and swaps it in, or leaves no trace.
     fn stage(&mut self, tree: &Tree) -> Result<u64> {
         let sequence = self.next;
-        self.next += 1;
+        self.next = self.next.saturating_add(1);
         let mut made = Vec::new();
         let staged = generation::write(&self.directory, sequence, tree, self.setgid, &*self.owner)
             .and_then(|()| {

@@ -46,7 +46,7 @@ pub(crate) fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> Result<()> {
     while !bytes.is_empty() {
         match retry_on_intr(|| rustix::io::write(file, bytes))? {
             0 => return Err(Errno::IO),
-            written => bytes = &bytes[written..],
+            written => bytes = bytes.get(written..).unwrap_or_default(),
         }
     }
     Ok(())
@@ -55,15 +55,15 @@ pub(crate) fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> Result<()> {
 /// Reads `file` to its end, wiped after use; `None` when it is longer than `limit` bytes.
 pub(crate) fn read_at_most(file: &OwnedFd, limit: usize) -> Result<Option<Zeroizing<Vec<u8>>>> {
     // One byte more than allowed tells a longer file, and the buffer never grows, which would leave copies behind.
-    let mut buffer = Zeroizing::new(vec![0; limit + 1]);
+    let mut buffer = Zeroizing::new(vec![0; limit.saturating_add(1)]);
     let mut filled = 0;
-    while filled < buffer.len() {
-        match retry_on_intr(|| rustix::io::read(file, &mut buffer[filled..]))? {
+    while let Some(room) = buffer.get_mut(filled..).filter(|room| !room.is_empty()) {
+        match retry_on_intr(|| rustix::io::read(file, &mut *room))? {
             0 => {
                 buffer.truncate(filled);
                 return Ok(Some(buffer));
             }
-            count => filled += count,
+            count => filled = filled.saturating_add(count),
         }
     }
     Ok(None)
@@ -162,7 +162,7 @@ impl Removal<'_> {
         }
         let directory = open_directory(parent, name)?;
         for (name, _) in list(&directory)? {
-            self.remove(directory.as_fd(), &name, depth + 1)?;
+            self.remove(directory.as_fd(), &name, depth.saturating_add(1))?;
         }
         retry_on_intr(|| unlinkat(parent, name, AtFlags::REMOVEDIR))
     }
@@ -170,7 +170,7 @@ impl Removal<'_> {
     fn move_up(&mut self, parent: BorrowedFd<'_>, name: &str) -> Result<()> {
         loop {
             let place = format!("{MOVED}{}", self.made);
-            self.made += 1;
+            self.made = self.made.saturating_add(1);
             let flags = RenameFlags::NOREPLACE;
             match retry_on_intr(|| renameat_with(parent, name, self.top, &place, flags)) {
                 Err(Errno::EXIST) if self.made < MOST_REMOVED => {}

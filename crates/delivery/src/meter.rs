@@ -1,5 +1,10 @@
 //! What a projection may make, charged before it is made.
 
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "sizes of values in memory; the charge is never below what was made of it"
+)]
+
 use keyward_core::ledger::{Account, Charge, Kind};
 use keyward_core::spec::{Decode, Format, ObjectSource};
 use keyward_core::{Code, Content, Error, Fetched, Result, SecretBytes};

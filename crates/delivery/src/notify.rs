@@ -122,7 +122,7 @@ impl Inner {
             match outcome {
                 Ok(()) => return,
                 Err(failed) if failed.permanent || attempt == target.retries => {
-                    tracing::warn!(target = %describe(&target.action), tries = attempt + 1, error = %failed.error,
+                    tracing::warn!(target = %describe(&target.action), tries = attempt.saturating_add(1), error = %failed.error,
                         "an application was not told of a change");
                     return;
                 }

@@ -221,7 +221,9 @@ fn project_with(
             } else {
                 made.push(input);
             }
-            outcomes[index] = Some(outcome);
+            if let Some(place) = outcomes.get_mut(index) {
+                *place = Some(outcome);
+            }
         }
         inputs.extend(made);
     }

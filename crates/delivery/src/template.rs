@@ -117,6 +117,7 @@ pub(crate) fn render_within(template: &str, inputs: &Inputs, most: usize) -> Ren
     Rendered { output, missing: session.missing(), stopped: session.stopped() }
 }
 
+#[expect(clippy::expect_used, reason = "the delimiters are the default ones")]
 fn environment<'a>(session: &Arc<Session>) -> Environment<'a> {
     let mut environment = Environment::empty();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
@@ -167,7 +168,9 @@ impl io::Write for Bounded<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         check_here().map_err(io::Error::other)?;
         // Twice: what was written is copied at the end.
-        if self.bytes.len() + bytes.len() > MAX_OUTPUT || !self.session.hold(2 * bytes.len()) {
+        if self.bytes.len().saturating_add(bytes.len()) > MAX_OUTPUT
+            || !self.session.hold(bytes.len().saturating_mul(2))
+        {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
         wiped::append(&mut self.bytes, bytes);

@@ -141,12 +141,13 @@ pub enum Room {
 /// # Errors
 /// `KW_NO_SPACE` when not even one generation fits into a tmpfs that is not ours, or ours cannot be grown.
 pub fn ensure_room(directory: &OwnedFd, payload: usize, files: usize) -> Result<Room> {
-    let one = (payload.div_ceil(PAGE) + files) as u64 * PAGE as u64;
-    let wanted = one * 2;
+    let one = (payload.div_ceil(PAGE).saturating_add(files) as u64).saturating_mul(PAGE as u64);
+    let wanted = one.saturating_mul(2);
     let place = || beneath::path_of(directory);
     let stat = retry_on_intr(|| fstatvfs(directory))
         .map_err(|errno| beneath::failure(&format!("ask for the room on {}", place()), errno))?;
-    let (size, free) = (stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize);
+    let (size, free) =
+        (stat.f_blocks.saturating_mul(stat.f_frsize), stat.f_bavail.saturating_mul(stat.f_frsize));
     // A tmpfs without a limit says 0.
     if size == 0 || (size >= wanted && free >= one) {
         return Ok(Room::Enough);

@@ -261,7 +261,7 @@ pub(crate) fn refused(ask: Ask, status: StatusCode, body: &[u8]) -> Failure {
     let special = body.windows(ENDS.len()).any(|words| words == ENDS).then_some(Special::NamespaceEnds);
     // A server that refuses a Secret may repeat what is in it.
     let kept = if ask.resource == "secrets" { 0 } else { body.len().min(DETAIL) };
-    let words = String::from_utf8_lossy(&body[..kept]).into_owned();
+    let words = String::from_utf8_lossy(body.get(..kept).unwrap_or_default()).into_owned();
     Failure { status: Some(status), error: error.detail(words), special }
 }
 

@@ -129,7 +129,8 @@ impl Classes {
     pub async fn wait_for(&self, namespace: &str, name: &str, patience: Duration) -> Result<Arc<Class>> {
         names::check("namespace", namespace)?;
         names::check("SecretProviderClass", name)?;
-        let end = Instant::now() + patience;
+        let now = Instant::now();
+        let end = now.checked_add(patience).unwrap_or(now);
         let mut changed = self.store.changed();
         self.store.want(namespace, name);
         let mut fetched = false;

@@ -27,6 +27,20 @@
 //! | `coordination.k8s.io` | `leases`, by name, likewise | get, patch | [`OwnObjects`] |
 //! | `admissionregistration.k8s.io` | `mutatingwebhookconfigurations`, by name | get, patch | [`OwnObjects`] |
 
+// No input from outside may end the process.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
+
 mod api;
 mod classes;
 mod cluster;

@@ -1,5 +1,7 @@
 //! One list, then a watch that goes on from it, for as long as anybody holds the result.
 
+#![expect(clippy::arithmetic_side_effects, reason = "counts of tries, and times a bounded wait ahead")]
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -51,19 +51,21 @@ pub(crate) fn digest(parts: &[&str]) -> String {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part.as_bytes());
     }
-    hex::encode(&hash.finalize()[..8])
+    let mut digits = hex::encode(hash.finalize());
+    digits.truncate(16);
+    digits
 }
 
 /// At most `limit` bytes of `text`, whole characters.
 pub(crate) fn cut(text: &str, limit: usize) -> &str {
-    &text[..text.floor_char_boundary(limit)]
+    text.get(..text.floor_char_boundary(limit)).unwrap_or_default()
 }
 
 fn shortened(name: &str, limit: usize) -> String {
     if name.len() <= limit {
         return name.to_owned();
     }
-    let head = cut(name, limit - 17).trim_end_matches(['-', '.', '_']);
+    let head = cut(name, limit.saturating_sub(17)).trim_end_matches(['-', '.', '_']);
     format!("{head}-{}", digest(&[name]))
 }
 

@@ -93,6 +93,7 @@ impl OwnObjects {
     ///
     /// # Errors
     /// As [`OwnObjects::secret`], of Leases.
+    #[expect(clippy::indexing_slicing, reason = "the object is made here")]
     pub async fn hold_lease(
         &self,
         name: &str,
@@ -119,8 +120,9 @@ impl OwnObjects {
             "renewTime": stamp,
         });
         if lease.spec.holder_identity.as_deref() != Some(holder) {
+            let transitions = lease.spec.lease_transitions.unwrap_or(0).saturating_add(1);
             spec["acquireTime"] = json!(stamp);
-            spec["leaseTransitions"] = json!(lease.spec.lease_transitions.unwrap_or(0).saturating_add(1));
+            spec["leaseTransitions"] = json!(transitions);
         }
         let body = json!({"metadata": {"resourceVersion": lease.metadata.resource_version}, "spec": spec});
         let ask = Ask { verb: "patch", resource: "leases", group };

@@ -159,7 +159,7 @@ impl Callers {
         let caller = Arc::clone(caller);
         let seat = Arc::new(Seat::new(now));
         let number = books.next;
-        books.next += 1;
+        books.next = books.next.saturating_add(1);
         books.seated.insert(number, Seated { uid, seat: Arc::clone(&seat), _charges: charges });
         self.bytes.open(true);
         self.calls.open(true);

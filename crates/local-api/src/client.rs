@@ -1,3 +1,5 @@
+#![expect(clippy::arithmetic_side_effects, reason = "times a bounded wait ahead")]
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -151,7 +153,7 @@ async fn call<M: prost::Message + Default>(
             .header(http::header::CONTENT_TYPE, "application/grpc")
             .header(http::header::TE, "trailers")
             .body(Full::new(wire::frame(request)))
-            .expect("every part is valid");
+            .map_err(|error| Error::new(Code::Internal, "the request cannot be made").detail(error))?;
         let response = sender.send_request(request).await.map_err(broken)?;
         Ok(wire::receive::<M, _, _>(response.into_body(), limit, |_| Ok(())).await.ok())
     };

@@ -174,7 +174,7 @@ impl Connection {
             if self.watches.load(Ordering::Relaxed) > 0 {
                 sleep(idle).await;
             } else if silent < idle {
-                sleep(idle - silent).await;
+                sleep(idle.saturating_sub(silent)).await;
             } else {
                 return;
             }

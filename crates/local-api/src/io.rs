@@ -1,5 +1,7 @@
 //! One connection's bytes, and whether its peer reads them.
 
+#![expect(clippy::arithmetic_side_effects, reason = "bounds of the settings, and times a bounded wait ahead")]
+
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;

@@ -6,6 +6,20 @@
 //! answers on hyper's HTTP/2 layer rather than through generated tonic code: a lookup is one read of a snapshot, and
 //! the buffer that its answer is encoded in is wiped when it has been sent.
 
+// No input from outside may end the process.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
+
 mod answer;
 mod caller;
 mod client;

@@ -4,6 +4,8 @@
 //! not read costs one piece and what it is made from: shared snapshots. A larger value is sent as slices of the very
 //! memory that holds it; what is copied lies in buffers that are wiped and owed until they were sent.
 
+#![expect(clippy::arithmetic_side_effects, reason = "sizes of messages that are made from values in memory")]
+
 use std::sync::Arc;
 
 use bytes::Bytes;

@@ -121,7 +121,9 @@ fn batch(
     }
     connection.spend(u32::try_from(request.names.len()).unwrap_or(u32::MAX))?;
     // Charged before anything is read for it: refused later, the log would tell of values that were not given.
-    let made = connection.owe(request.names.len() * size_of::<Entry>()).map_err(|error| status(&error))?;
+    let made = connection
+        .owe(request.names.len().saturating_mul(size_of::<Entry>()))
+        .map_err(|error| status(&error))?;
     let (mut secrets, mut failures) = (Vec::with_capacity(request.names.len()), Vec::new());
     let mut seen = HashSet::with_capacity(request.names.len());
     let mut room = settings.max_batch_bytes;
@@ -140,7 +142,7 @@ fn batch(
         let given = held.and_then(|held| connection.read(&served, trace).map(|_| held));
         match given {
             Ok(Some(held)) => {
-                room -= length;
+                room = room.saturating_sub(length);
                 secrets.push(Entry::secret(SECRET, Arc::clone(&served), held));
             }
             // A value that is given was there to be held.

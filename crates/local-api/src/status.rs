@@ -58,7 +58,7 @@ pub fn status(error: &Error) -> Status {
 
 fn bounded(text: &str) -> String {
     let end = text.floor_char_boundary(MAX_TEXT);
-    text[..end].to_owned()
+    text.get(..end).unwrap_or_default().to_owned()
 }
 
 /// The code by name, as metrics and `google.rpc.Code` spell it.

@@ -71,7 +71,7 @@ impl Values {
             charge: None,
             names: Vec::new(),
         });
-        entry.holders += 1;
+        entry.holders = entry.holders.saturating_add(1);
         if charge.is_some() {
             entry.charge = charge;
         }
@@ -100,7 +100,7 @@ impl Drop for HeldValue {
         let address = address(&self.value);
         let mut books = self.values.books.lock();
         let Some(entry) = books.held.get_mut(&address) else { return };
-        entry.holders -= 1;
+        entry.holders = entry.holders.saturating_sub(1);
         if entry.holders > 0 {
             return;
         }

@@ -45,7 +45,7 @@ pub(crate) async fn begin(connection: &Arc<Connection>, request: Request) -> Res
     let slot = Slot::take(connection)?;
     let watched = if names.is_empty() { shared.view.list().len() } else { names.len() };
     let watch = Watch {
-        _owed: connection.owe(watched * MARK).map_err(|error| status(&error))?,
+        _owed: connection.owe(watched.saturating_mul(MARK)).map_err(|error| status(&error))?,
         slot,
         sending: None,
         names: (!names.is_empty()).then_some(names),

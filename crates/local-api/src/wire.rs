@@ -124,6 +124,7 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
 }
 
 /// The deadline that the caller set (`grpc-timeout`), when it can be read.
+#[expect(clippy::arithmetic_side_effects, reason = "a number of eight digits at most")]
 pub(crate) fn deadline(headers: &HeaderMap) -> Option<Duration> {
     let (last, digits) = headers.get("grpc-timeout")?.as_bytes().split_last()?;
     if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
@@ -184,11 +185,11 @@ where
         if data.is_empty() {
             continue;
         }
-        if buffer.len() + data.len() > PREFIX + limit {
+        if buffer.len().saturating_add(data.len()) > PREFIX.saturating_add(limit) {
             return Err(too_large(limit));
         }
         if let Some(charge) = charge.take() {
-            charged = Some(charge(PREFIX + limit).map_err(|error| status(&error))?);
+            charged = Some(charge(PREFIX.saturating_add(limit)).map_err(|error| status(&error))?);
         }
         buffer.extend_from_slice(&data);
     }
@@ -208,19 +209,20 @@ pub(crate) fn frame_owed(
     message: &impl Message,
     owe: impl FnOnce(usize) -> Result<Owed, Error>,
 ) -> Result<Bytes, Error> {
-    let owed = owe(PREFIX + message.encoded_len())?;
+    let owed = owe(PREFIX.saturating_add(message.encoded_len()))?;
     Ok(framed(message, Some(owed)))
 }
 
 fn framed(message: &impl Message, owed: Option<Owed>) -> Bytes {
     let length = message.encoded_len();
-    let mut buffer = Vec::with_capacity(PREFIX + length);
+    let mut buffer = Vec::with_capacity(PREFIX.saturating_add(length));
     put_prefix(&mut buffer, length);
     message.encode_raw(&mut buffer);
     Bytes::from_owner(Wiped { buffer, _owed: owed })
 }
 
 /// Puts what stands before a message of `length` bytes.
+#[expect(clippy::expect_used, reason = "a message is made of values in memory, far below 4 GiB")]
 pub(crate) fn put_prefix(buffer: &mut Vec<u8>, length: usize) {
     buffer.push(0);
     buffer.extend_from_slice(&u32::try_from(length).expect("messages are far below 4 GiB").to_be_bytes());
@@ -244,13 +246,13 @@ fn decode<M: Message + Default>(bytes: &[u8], limit: usize) -> Result<M, Status>
     if bytes.is_empty() {
         return malformed("the request holds no message");
     }
-    let Some((prefix, message)) = bytes.split_at_checked(PREFIX) else {
+    let Some(([compressed, length @ ..], message)) = bytes.split_first_chunk::<PREFIX>() else {
         return malformed("the request ends within the message's prefix");
     };
-    if prefix[0] != 0 {
+    if *compressed != 0 {
         return Err(Status::unimplemented("compressed messages are not accepted"));
     }
-    let length = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize;
+    let length = u32::from_be_bytes(*length) as usize;
     if length > limit {
         return Err(too_large(limit));
     }

@@ -61,7 +61,7 @@ impl Arena {
 
     /// Gives back a range from [`Self::take`]; the caller has wiped it.
     pub(crate) fn release(&self, start: NonNull<u8>, len: usize) {
-        let offset = start.as_ptr() as usize - self.base.as_ptr() as usize;
+        let offset = (start.as_ptr() as usize).saturating_sub(self.base.as_ptr() as usize);
         self.free.lock().release(offset, len);
     }
 }

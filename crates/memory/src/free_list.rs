@@ -1,3 +1,5 @@
+#![expect(clippy::arithmetic_side_effects, reason = "places in one arena, below its capacity")]
+
 use std::collections::BTreeMap;
 
 /// Smallest unit handed out, in bytes; also the alignment of every range.

@@ -5,6 +5,20 @@
 //! (`MLOCK_ONFAULT`), so an idle process pays for what it holds and not for the reservation. What does not fit within
 //! `RLIMIT_MEMLOCK` goes to the heap, still zeroized, and is counted in [`stats`].
 
+// No input from outside may end the process.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
+
 mod arena;
 mod bytes;
 mod free_list;

@@ -57,8 +57,9 @@ fn give_up(start: usize, end: usize) -> usize {
     // SAFETY: a private, file-backed mapping that cannot be written holds no data of ours: every page that is given up
     // comes back from the file, byte for byte, when it is executed or read again.
     #[allow(unsafe_code)]
-    let done = unsafe { rustix::mm::madvise(start as *mut _, end - start, Advice::LinuxDontNeed) };
-    if done.is_ok() { end - start } else { 0 }
+    let done =
+        unsafe { rustix::mm::madvise(start as *mut _, end.saturating_sub(start), Advice::LinuxDontNeed) };
+    if done.is_ok() { end.saturating_sub(start) } else { 0 }
 }
 
 #[cfg(test)]

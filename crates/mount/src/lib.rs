@@ -1,5 +1,19 @@
 //! The one mount call that no safe library offers: `mount_setattr(2)`, on a descriptor.
 
+// No input from outside may end the process.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
+
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 

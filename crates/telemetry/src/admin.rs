@@ -123,7 +123,8 @@ impl Places {
     fn evict(&mut self) {
         let mut counts: HashMap<IpAddr, usize> = HashMap::new();
         for place in &self.0 {
-            *counts.entry(place.address).or_default() += 1;
+            let count = counts.entry(place.address).or_default();
+            *count = usize::saturating_add(*count, 1);
         }
         let most = counts.values().max().copied();
         let candidates =
@@ -174,6 +175,7 @@ fn answer<B>(request: &Request<B>, health: &Health, metrics: &Metrics) -> Respon
     }
 }
 
+#[expect(clippy::expect_used, reason = "numbers and words of the program are always JSON")]
 fn json(good: bool, answer: &impl serde::Serialize) -> Response<Full<Bytes>> {
     let status = if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let body = serde_json::to_string(answer).expect("numbers and words of the program are always JSON");

@@ -3,6 +3,12 @@
 //! Alive means that every loop that promised to come by did so. Ready means that everything that was required has been
 //! reached. Neither is green by default: a part that never spoke is not ready, and a loop that fell silent is not alive.
 
+#![expect(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    reason = "times a bounded wait ahead; a heartbeat's number is one of a list that never shrinks"
+)]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;

@@ -3,6 +3,20 @@
 //! All of it hangs from the outside: [`audit::AuditLog`] and [`Metrics`] implement the sinks of `keyward_core`, and
 //! [`Observed`] wraps a provider or a token source. Nothing here ever sees more of a secret than its name and version.
 
+// No input from outside may end the process.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
+
 pub mod admin;
 pub mod audit;
 mod decorate;

@@ -84,7 +84,7 @@ impl Metrics {
             objects: ["fresh", "stale", "refused", "pending"]
                 .map(|state| objects.get_or_create_owned(&[("state", state)])),
             rpc: Family::new_with_constructor(|| Histogram::new(RPC_BUCKETS)),
-            rpc_grid: vec![OnceLock::new(); (labels::RPCS.len() + 1) * (labels::GRPC.len() + 1)],
+            rpc_grid: vec![OnceLock::new(); const { (labels::RPCS.len() + 1) * (labels::GRPC.len() + 1) }],
             fetches: Family::default(),
             fetch_duration: Family::new_with_constructor(|| Histogram::new(CALL_BUCKETS)),
             requests: Family::default(),
@@ -240,6 +240,11 @@ impl Metrics {
     }
 
     /// Counts an answered call of the local API; see [`Event::Rpc`].
+    #[expect(
+        clippy::arithmetic_side_effects,
+        clippy::indexing_slicing,
+        reason = "the place of two words in lists of the program"
+    )]
     pub fn rpc(&self, method: &'static str, code: &'static str, duration: Duration) {
         let (row, column) = (position(method, labels::RPCS), position(code, labels::GRPC));
         let histogram = self.rpc_grid[row * (labels::GRPC.len() + 1) + column].get_or_init(|| {
@@ -251,6 +256,7 @@ impl Metrics {
 
     /// Everything as text; see [`CONTENT_TYPE`].
     #[must_use]
+    #[expect(clippy::expect_used, reason = "a String takes all text")]
     pub fn encode(&self) -> String {
         let mut text = String::with_capacity(16 * 1024);
         encode(&mut text, &self.registry.read()).expect("a String takes all text");
@@ -297,13 +303,13 @@ impl Observer for Metrics {
     fn event(&self, event: &Event) {
         match *event {
             Event::Lookup { outcome } => {
-                let index = match outcome {
-                    Lookup::Hit => 0,
-                    Lookup::Stale => 1,
-                    Lookup::Miss => 2,
-                    Lookup::Refused => 3,
+                let [hit, stale, miss, refused] = &self.lookups;
+                match outcome {
+                    Lookup::Hit => hit.inc(),
+                    Lookup::Stale => stale.inc(),
+                    Lookup::Miss => miss.inc(),
+                    Lookup::Refused => refused.inc(),
                 };
-                self.lookups[index].inc();
             }
             Event::Rpc { method, code, duration } => self.rpc(method, code, duration),
             Event::Upstream { provider, operation, error, duration } => {

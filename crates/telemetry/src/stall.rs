@@ -4,6 +4,8 @@
 //! it had to wait beyond that is time in which no other task ran either. An idle thread is woken by nobody: the first look
 //! comes with whatever wakes it, and there is one more at most.
 
+#![expect(clippy::arithmetic_side_effects, reason = "times of this process, and a window that is not zero")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;

@@ -90,7 +90,8 @@ impl Kept {
             .into_iter()
             .map(|kept| match broker.peek(&kept.key) {
                 Some(now) if same_content(&kept, &now) && now.confirmed > kept.confirmed => {
-                    let by = now.confirmed.unwrap_or_default() - kept.confirmed.unwrap_or_default();
+                    let by =
+                        now.confirmed.unwrap_or_default().saturating_sub(kept.confirmed.unwrap_or_default());
                     younger = younger.max(by);
                     now
                 }

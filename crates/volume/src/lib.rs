@@ -4,6 +4,20 @@
 //! the files to [`Outputs`], publishes the [`View`] and records what it delivered, in that order. The sidecar has one engine, the node plugin one for each volume: values
 //! are shared with the broker's cache, so that a further volume of objects already held costs little.
 
+// No input from outside may end the process.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
+
 mod engine;
 mod kept;
 mod outputs;

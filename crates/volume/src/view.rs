@@ -63,13 +63,13 @@ impl View {
                 let before = old.served.get(&new.name);
                 let same = before.is_some_and(|before| looks_the_same(before, &new));
                 changed |= !same;
-                new.sequence = before.map_or(0, |before| before.sequence) + u64::from(!same);
+                new.sequence = before.map_or(0, |before| before.sequence).saturating_add(u64::from(!same));
                 (new.name.clone(), Arc::new(new))
             })
             .collect();
         self.table.store(Arc::new(Table { served, declared: Some(Arc::clone(declared)) }));
         if changed {
-            self.generation.send_modify(|generation| *generation += 1);
+            self.generation.send_modify(|generation| *generation = generation.saturating_add(1));
         }
     }
 

@@ -4,6 +4,8 @@
 //! capabilities, keeps the system calls that a connected socket needs, and only then speaks HTTP/2. It holds one socket
 //! and no other descriptor of its own: the runtime has no driver, and waiting is done by `poll`.
 
+#![expect(clippy::arithmetic_side_effects, reason = "a time a bounded wait ahead")]
+
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;

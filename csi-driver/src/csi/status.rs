@@ -20,7 +20,7 @@ const MORE: &str = "…";
 pub(crate) fn text(error: &Error) -> String {
     // The hop is last: what is cut is the middle.
     let hop = format!(" (hop: {})", error.hop().as_str());
-    shorten(&error.to_string(), LONGEST_TEXT - hop.len()) + &hop
+    shorten(&error.to_string(), LONGEST_TEXT.saturating_sub(hop.len())) + &hop
 }
 
 /// A text for kubelet or from it, at most [`LONGEST_TEXT`] bytes of it.

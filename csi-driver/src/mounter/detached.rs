@@ -68,7 +68,7 @@ impl Waiting {
             allow_swap: self.allow_swap,
         })
         .map_err(Refused::Failed)?;
-        self.last += 1;
+        self.last = self.last.wrapping_add(1);
         let (id, name) = (self.last, self.last.to_string());
         mkdirat(&self.room, &name, Mode::RWXU)?;
         let ready = move_mount(&mount, "", &self.room, &name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)

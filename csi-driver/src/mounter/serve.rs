@@ -147,7 +147,7 @@ fn receive(socket: &OwnedFd) -> rustix::io::Result<Option<(Option<Request>, Vec<
             descriptors.extend(rights);
         }
     }
-    let message = &message[..received.bytes];
+    let message = message.get(..received.bytes).unwrap_or_default();
     Ok((!message.is_empty()).then(|| (Request::decode(message), descriptors)))
 }
 

@@ -127,7 +127,7 @@ fn exit_code(status: ExitStatus) -> u8 {
     if let Some(signal) = status.signal() {
         report(&format!("the broker was ended by signal {signal}"));
     }
-    let code = status.code().or(status.signal().map(|signal| 128 + signal));
+    let code = status.code().or(status.signal().map(|signal| signal.saturating_add(128)));
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
 }
 

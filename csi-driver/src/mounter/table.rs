@@ -75,11 +75,12 @@ impl Table {
         let (mut text, mut filled) = (vec![0; 64 * 1024], 0);
         loop {
             if filled == text.len() {
-                text.resize(text.len() * 2, 0);
+                text.resize(text.len().saturating_mul(2), 0);
             }
-            match self.file.read_at(&mut text[filled..], filled as u64).map_err(errno)? {
+            let room = text.get_mut(filled..).unwrap_or_default();
+            match self.file.read_at(room, filled as u64).map_err(errno)? {
                 0 => break,
-                count => filled += count,
+                count => filled = filled.saturating_add(count),
             }
         }
         text.truncate(filled);
@@ -94,8 +95,8 @@ fn parse(text: &[u8]) -> Vec<Row> {
 /// `id parent major:minor root path options optional… - type source super-options`, as proc_pid_mountinfo(5) has it.
 fn parse_line(line: &[u8]) -> Option<Row> {
     let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
-    let separator = fields.iter().position(|field| *field == b"-")?;
-    let [kind, source, options, ..] = fields.get(separator + 1..)? else { return None };
+    let mut after = fields.iter().skip_while(|field| **field != b"-").skip(1);
+    let (kind, source, options) = (after.next()?, after.next()?, after.next()?);
     let source =
         std::str::from_utf8(source).ok().filter(|source| [VOLUME, STATE, WAITING].contains(source))?;
     if *kind != b"tmpfs" || *fields.get(3)? != b"/" {
@@ -136,11 +137,14 @@ fn unescape(field: &[u8]) -> PathBuf {
     let mut path = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((first, after)) = rest.split_first() {
-        let digits = after.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
-        match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()).filter(|_| *first == b'\\') {
-            Some(byte) => {
+        let escaped = after.split_at_checked(3).filter(|_| *first == b'\\').and_then(|(digits, after)| {
+            let digits = std::str::from_utf8(digits).ok()?;
+            Some((u8::from_str_radix(digits, 8).ok()?, after))
+        });
+        match escaped {
+            Some((byte, after)) => {
                 path.push(byte);
-                rest = &after[3..];
+                rest = after;
             }
             None => {
                 path.push(*first);

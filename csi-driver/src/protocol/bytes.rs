@@ -27,7 +27,7 @@ impl<'a> Writer<'a> {
         let length = text.len().min(room).min(usize::from(u8::MAX));
         self.u8(length as u8);
         let (field, rest) = std::mem::take(&mut self.rest).split_at_mut(room);
-        field[..length].copy_from_slice(&text.as_bytes()[..length]);
+        field.iter_mut().zip(text.bytes().take(length)).for_each(|(to, from)| *to = from);
         self.rest = rest;
     }
 

@@ -25,8 +25,8 @@ const PAGE: u64 = 4096;
 /// Bytes of a tmpfs that holds two generations of `files` files with `payload` bytes together: the old one stays while
 /// the new one is written. Never 0, which would mean without limit.
 pub(crate) fn bytes_for(payload: usize, files: usize) -> u64 {
-    let one = ((payload as u64).div_ceil(PAGE) + files as u64) * PAGE;
-    (2 * one).max(2 * PAGE)
+    let pages = (payload as u64).div_ceil(PAGE).saturating_add(files as u64);
+    pages.max(1).saturating_mul(2 * PAGE)
 }
 
 impl Room for Grow {
@@ -35,7 +35,7 @@ impl Room for Grow {
         let stat = fstatvfs(directory).map_err(|errno| {
             Error::new(Code::FileSystem, format!("the volume cannot be measured ({errno})"))
         })?;
-        if stat.f_blocks * stat.f_frsize >= wanted {
+        if stat.f_blocks.saturating_mul(stat.f_frsize) >= wanted {
             return Ok(());
         }
         self.shares.stage(wanted)?;

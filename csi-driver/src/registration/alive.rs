@@ -1,6 +1,8 @@
 //! Ends a connection that has gone silent, also before it has said that it speaks HTTP/2: it would hold its descriptor
 //! and its task for ever.
 
+#![expect(clippy::arithmetic_side_effects, reason = "a time a bounded wait ahead")]
+
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};

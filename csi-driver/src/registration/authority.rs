@@ -5,6 +5,11 @@
 //! Only literals of `:authority` in header blocks change (RFC 7541, section 6.2), to one byte, so that the reader's dynamic
 //! table never holds less than the writer believes; every other byte passes as it is.
 
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "lengths of at most three bytes and three digits of seven bits"
+)]
+
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -57,10 +62,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for AnyAuthority<S> {
             }
             this.filter.pass(read.filled(), &mut this.ready)?;
         }
-        let rest = &this.ready[this.position..];
-        let count = rest.len().min(out.remaining());
-        out.put_slice(&rest[..count]);
-        this.position += count;
+        let rest = this.ready.get(this.position..).unwrap_or_default();
+        let taken = rest.get(..out.remaining()).unwrap_or(rest);
+        out.put_slice(taken);
+        this.position = this.position.saturating_add(taken.len());
         Poll::Ready(Ok(()))
     }
 }
@@ -98,34 +103,39 @@ impl Filter {
     /// Takes bytes and appends what may be read now.
     fn pass(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
         self.held.extend_from_slice(bytes);
-        let mut at = 0;
+        let mut rest = self.held.as_slice();
         if !self.greeted {
-            let Some(greeting) = self.held.get(..PREFACE.len()) else { return Ok(()) };
+            let Some((greeting, frames)) = rest.split_at_checked(PREFACE.len()) else { return Ok(()) };
             if greeting != PREFACE {
                 return Err(broken("the connection does not begin as HTTP/2"));
             }
             out.extend_from_slice(PREFACE);
-            at = PREFACE.len();
+            rest = frames;
             self.greeted = true;
         }
-        while let Some(header) = self.held.get(at..at + 9) {
-            let length = usize::from(header[0]) << 16 | usize::from(header[1]) << 8 | usize::from(header[2]);
+        while let Some((header @ [high, middle, low, kind, flags, stream @ ..], after)) =
+            rest.split_first_chunk::<9>()
+        {
+            let length = usize::from(*high) << 16 | usize::from(*middle) << 8 | usize::from(*low);
             if length > MAX_FRAME {
                 return Err(broken("a frame is larger than 16 KiB"));
             }
-            let Some(payload) = self.held.get(at + 9..at + 9 + length) else { break };
-            if header[3] == HEADERS {
-                let payload = headers(header[4], payload)?;
+            let Some((payload, next)) = after.split_at_checked(length) else { break };
+            if *kind == HEADERS {
+                let payload = headers(*flags, payload)?;
                 let length = payload.len();
                 out.extend_from_slice(&[(length >> 16) as u8, (length >> 8) as u8, length as u8]);
-                out.extend_from_slice(&header[3..]);
+                out.extend_from_slice(&[*kind, *flags]);
+                out.extend_from_slice(stream);
                 out.extend_from_slice(&payload);
             } else {
-                out.extend_from_slice(&self.held[at..at + 9 + length]);
+                out.extend_from_slice(header);
+                out.extend_from_slice(payload);
             }
-            at += 9 + length;
+            rest = next;
         }
-        self.held.drain(..at);
+        let passed = self.held.len().saturating_sub(rest.len());
+        self.held.drain(..passed);
         Ok(())
     }
 }
@@ -134,18 +144,28 @@ fn broken(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
+fn cut() -> io::Error {
+    broken("a header block ends too early")
+}
+
 /// A HEADERS frame's payload (RFC 9113, section 6.2) with another authority.
 fn headers(flags: u8, payload: &[u8]) -> io::Result<Vec<u8>> {
     if flags & END_HEADERS == 0 {
         return Err(broken("a call's headers span several frames"));
     }
     let short = || broken("a frame of headers is too short");
-    let before = usize::from(flags & PADDED != 0) + if flags & PRIORITY != 0 { 5 } else { 0 };
-    let padding = if flags & PADDED != 0 { usize::from(*payload.first().ok_or_else(short)?) } else { 0 };
-    let end = payload.len().checked_sub(padding).filter(|end| *end >= before).ok_or_else(short)?;
-    let mut out = payload[..before].to_vec();
-    block(&payload[before..end], &mut out)?;
-    out.extend_from_slice(&payload[end..]);
+    let (before, padding) = match (flags & PADDED != 0, payload.first()) {
+        (true, Some(padding)) => (1, usize::from(*padding)),
+        (true, None) => return Err(short()),
+        (false, _) => (0, 0),
+    };
+    let before = if flags & PRIORITY != 0 { before + 5 } else { before };
+    let (before, rest) = payload.split_at_checked(before).ok_or_else(short)?;
+    let end = rest.len().checked_sub(padding).ok_or_else(short)?;
+    let (fields, padding) = rest.split_at_checked(end).ok_or_else(short)?;
+    let mut out = before.to_vec();
+    block(fields, &mut out)?;
+    out.extend_from_slice(padding);
     Ok(out)
 }
 
@@ -161,19 +181,20 @@ fn block(mut rest: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
         };
         let (index, mut next) = integer(rest, prefix)?;
         if literal && index == 0 {
-            next += string(&rest[next..])?;
+            next += string(rest.get(next..).unwrap_or_default())?;
         }
-        out.extend_from_slice(&rest[..next]);
-        rest = &rest[next..];
+        let (field, after) = rest.split_at_checked(next).ok_or_else(cut)?;
+        out.extend_from_slice(field);
+        rest = after;
         if literal {
-            let value = string(rest)?;
+            let (value, after) = rest.split_at_checked(string(rest)?).ok_or_else(cut)?;
             if index == AUTHORITY {
                 out.push(NAME.len() as u8);
                 out.extend_from_slice(NAME);
             } else {
-                out.extend_from_slice(&rest[..value]);
+                out.extend_from_slice(value);
             }
-            rest = &rest[value..];
+            rest = after;
         }
     }
     Ok(())
@@ -181,7 +202,6 @@ fn block(mut rest: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
 
 /// An integer with a prefix of so many bits, and where it ends (RFC 7541, section 5.1).
 fn integer(bytes: &[u8], prefix: u32) -> io::Result<(usize, usize)> {
-    let cut = || broken("a header block ends too early");
     let mask = (1_usize << prefix) - 1;
     let mut value = usize::from(*bytes.first().ok_or_else(cut)?) & mask;
     if value < mask {
@@ -201,7 +221,7 @@ fn integer(bytes: &[u8], prefix: u32) -> io::Result<(usize, usize)> {
 fn string(bytes: &[u8]) -> io::Result<usize> {
     let (length, start) = integer(bytes, 7)?;
     if bytes.len() < start + length {
-        return Err(broken("a header block ends too early"));
+        return Err(cut());
     }
     Ok(start + length)
 }

@@ -1,3 +1,5 @@
+#![expect(clippy::arithmetic_side_effects, reason = "counts of versions, which a listing bounds")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -5,6 +5,9 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use keyward_test_support::fake_api::{CONFIG_MAPS, FakeApi, SECRETS};
+use keyward_test_support::{any_text, is_tidy};
+use proptest::strategy::{Strategy as _, ValueTree as _};
+use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
 
@@ -53,6 +56,50 @@ async fn a_name_that_is_cut_inside_a_character_costs_nobody_the_injector() {
     assert_eq!(answer["allowed"], true);
     let warning = answer["warnings"][0].as_str().unwrap();
     assert!(warning.starts_with(&format!("container {}: a subPath", "a".repeat(39))), "{warning}");
+    assert_eq!(ask(&mut sender, &good()).await["allowed"], true);
+}
+
+#[tokio::test]
+async fn any_text_in_a_review_is_answered_and_costs_nobody_the_injector() {
+    let (api, directory) = cluster();
+    let mut injector = Injector::start(&directory);
+    let mut sender = client(&injector, &api).await;
+    let mut runner = TestRunner::deterministic();
+    let mut text = || any_text().new_tree(&mut runner).unwrap().current();
+    let annotations =
+        ["secret-db", "via", "file-db", "notify-db", "mount-path", "containers", "client-id", "config"];
+    let path = sender.path.clone();
+    let (mut refused, mut unread) = (0, 0);
+    for round in 0..150 {
+        let annotation = format!("keyward.dev/{}", annotations[round % annotations.len()]);
+        let mut asked = pod(&json!({"keyward.dev/secret-db": "kv://shop/secrets/db", annotation: text()}));
+        let mut namespace = "shop".to_owned();
+        match round % 5 {
+            0 => asked["spec"]["containers"][0]["name"] = json!(text()),
+            1 => asked["spec"]["serviceAccountName"] = json!(text()),
+            2 => asked["metadata"]["annotations"][format!("keyward.dev/{}", text())] = json!(text()),
+            3 => namespace = text(),
+            _ => {
+                asked["spec"]["containers"][0]["volumeMounts"] =
+                    json!([{"name": "keyward", "subPath": text()}])
+            }
+        }
+        let body = if round % 25 == 24 { text().into_bytes() } else { question(&asked, &namespace) };
+        let (status, body) = post(&mut sender, &path, body).await;
+        if status != 200 {
+            assert!((400..500).contains(&status), "{round}: {status}");
+            unread += 1;
+            continue;
+        }
+        let answer: Value = serde_json::from_slice(&body).unwrap();
+        if answer["response"]["allowed"] == false {
+            let message = answer["response"]["status"]["message"].as_str().unwrap();
+            assert!(is_tidy(message), "{round}: {message:?}");
+            refused += 1;
+        }
+    }
+    assert!(refused > 50 && unread > 2, "{refused} refused, {unread} not read");
+    assert_eq!(injector.child.try_wait().unwrap(), None, "it has ended");
     assert_eq!(ask(&mut sender, &good()).await["allowed"], true);
 }
 

@@ -1,3 +1,5 @@
+#![expect(clippy::arithmetic_side_effects, reason = "counts of lines that are printed")]
+
 use std::fmt::Display;
 
 use keyward_core::{Code, Error, Result};

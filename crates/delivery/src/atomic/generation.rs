@@ -67,7 +67,7 @@ pub(super) fn write(
         for (_, left) in open.drain(shared..).rev() {
             set_mode(&left, 0o755 | setgid).map_err(failed)?;
         }
-        for element in &elements[shared..] {
+        for element in elements.iter().skip(shared) {
             let parent = open.last().map_or(root.as_fd(), |(_, fd)| fd.as_fd());
             let made = beneath::create_directory(parent, element).map_err(failed)?;
             open.push((element, made));
@@ -136,12 +136,13 @@ pub(super) fn read(directory: &OwnedFd, sequence: u64, path: &FilePath) -> rusti
 fn count_files(directory: &OwnedFd, most: usize) -> rustix::io::Result<usize> {
     let mut count = 0;
     for (name, kind) in beneath::list(directory)? {
-        count += match kind {
+        let more = match kind {
             FileType::Directory => {
                 count_files(&beneath::open_directory(directory, &name)?, most.saturating_sub(count))?
             }
             _ => 1,
         };
+        count = count.saturating_add(more);
         if count > most {
             break;
         }

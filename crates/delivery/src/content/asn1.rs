@@ -86,7 +86,7 @@ impl<'a> Reader<'a> {
     pub(super) fn number(&mut self) -> Result<u64> {
         let content = self.expect(INTEGER)?.content;
         let digits = content.strip_prefix(&[0]).unwrap_or(content);
-        if content.is_empty() || content[0] >= 0x80 || digits.len() > 8 {
+        if content.first().is_none_or(|first| *first >= 0x80) || digits.len() > 8 {
             return Err(damaged());
         }
         Ok(digits.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)))
@@ -122,7 +122,7 @@ impl<'a> Element<'a> {
             if depth > MAX_DEPTH || piece.tag & !CONSTRUCTED != OCTET_STRING {
                 return Err(damaged());
             }
-            piece.collect(into, depth + 1)?;
+            piece.collect(into, depth.saturating_add(1))?;
         }
         Ok(())
     }
@@ -152,7 +152,7 @@ fn split(bytes: &[u8], depth: usize) -> Option<(Element<'_>, &[u8])> {
             after.split_at_checked(length)?
         }
     };
-    let whole = &bytes[..bytes.len() - rest.len()];
+    let whole = before(bytes, rest)?;
     Some((Element { tag, content, whole }, rest))
 }
 
@@ -160,22 +160,27 @@ fn until_end_of_contents(bytes: &[u8], depth: usize) -> Option<(&[u8], &[u8])> {
     let mut rest = bytes;
     loop {
         if let Some(after) = rest.strip_prefix(&[0, 0]) {
-            return Some((&bytes[..bytes.len() - rest.len()], after));
+            return Some((before(bytes, rest)?, after));
         }
-        rest = split(rest, depth + 1)?.1;
+        rest = split(rest, depth.saturating_add(1))?.1;
     }
+}
+
+/// What stands before `rest`, the end of `bytes`.
+fn before<'a>(bytes: &'a [u8], rest: &[u8]) -> Option<&'a [u8]> {
+    bytes.get(..bytes.len().checked_sub(rest.len())?)
 }
 
 /// Writes one element.
 pub(super) fn element(tag: u8, parts: &[&[u8]]) -> Zeroizing<Vec<u8>> {
     let length: usize = parts.iter().map(|part| part.len()).sum();
-    let mut bytes = Zeroizing::new(Vec::with_capacity(length + 6));
+    let mut bytes = Zeroizing::new(Vec::with_capacity(length.saturating_add(6)));
     bytes.push(tag);
     match u8::try_from(length) {
         Ok(short) if short < 0x80 => bytes.push(short),
         _ => {
             let digits = (length as u64).to_be_bytes();
-            let digits = &digits[digits.iter().take_while(|byte| **byte == 0).count()..];
+            let digits = without_zeros(&digits);
             bytes.push(0x80 | digits.len() as u8);
             bytes.extend_from_slice(digits);
         }
@@ -186,9 +191,17 @@ pub(super) fn element(tag: u8, parts: &[&[u8]]) -> Zeroizing<Vec<u8>> {
     bytes
 }
 
+/// `digits` from the first that is not zero on.
+pub(super) fn without_zeros(mut digits: &[u8]) -> &[u8] {
+    while let Some(rest) = digits.strip_prefix(&[0]) {
+        digits = rest;
+    }
+    digits
+}
+
 /// Writes a number that is not negative, given in big-endian bytes.
 pub(super) fn unsigned(digits: &[u8]) -> Zeroizing<Vec<u8>> {
-    let digits = &digits[digits.iter().take_while(|byte| **byte == 0).count()..];
+    let digits = without_zeros(digits);
     match digits.first() {
         None => element(INTEGER, &[&[0]]),
         Some(0x80..) => element(INTEGER, &[&[0], digits]),

@@ -57,8 +57,8 @@ fn pem_of_pfx(turn: &Turn, text: &[u8]) -> Result<SecretBytes> {
     }
     let certificates: Vec<&[u8]> = pfx.certificates.iter().map(|it| it.der.as_slice()).collect();
     let order = chain::by_key_ids(&certificates).unwrap_or_else(|| (0..certificates.len()).collect());
-    for at in order {
-        append_pem(&mut pem, "CERTIFICATE", certificates[at]);
+    for der in order.iter().filter_map(|at| certificates.get(*at)) {
+        append_pem(&mut pem, "CERTIFICATE", der);
     }
     Ok(SecretBytes::copy_from(&pem))
 }
@@ -73,7 +73,7 @@ fn reordered(text: &[u8]) -> Option<SecretBytes> {
     let places = certificates(text);
     let ders: Vec<Vec<u8>> = places
         .iter()
-        .map(|place| Some(parse_pem(&text[place.clone()]).ok()?.first()?.der.to_vec()))
+        .map(|place| Some(parse_pem(text.get(place.clone())?).ok()?.first()?.der.to_vec()))
         .collect::<Option<_>>()?;
     let ders: Vec<&[u8]> = ders.iter().map(Vec::as_slice).collect();
     let order = chain::by_key_ids(&ders)?;
@@ -83,11 +83,11 @@ fn reordered(text: &[u8]) -> Option<SecretBytes> {
     let mut pem = Zeroizing::new(Vec::with_capacity(text.len()));
     let mut written = 0;
     for (place, at) in places.iter().zip(order) {
-        append(&mut pem, &text[written..place.start]);
-        append(&mut pem, &text[places[at].clone()]);
+        append(&mut pem, text.get(written..place.start)?);
+        append(&mut pem, text.get(places.get(at)?.clone())?);
         written = place.end;
     }
-    append(&mut pem, &text[written..]);
+    append(&mut pem, text.get(written..)?);
     Some(SecretBytes::copy_from(&pem))
 }
 
@@ -96,13 +96,14 @@ fn certificates(text: &[u8]) -> Vec<Range<usize>> {
     const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
     const END: &[u8] = b"-----END CERTIFICATE-----";
     let find = |needle: &[u8], from: usize| {
-        text[from..].windows(needle.len()).position(|window| window == needle).map(|at| from + at)
+        let at = text.get(from..)?.windows(needle.len()).position(|window| window == needle)?;
+        from.checked_add(at)
     };
     let mut places = Vec::new();
     let mut from = 0;
     while let Some(start) = find(BEGIN, from) {
         let Some(end) = find(END, start) else { break };
-        from = end + END.len();
+        from = end.saturating_add(END.len());
         places.push(start..from);
     }
     places
@@ -122,5 +123,6 @@ fn base64(text: &[u8]) -> Result<SecretBytes> {
     let length = AS_IN_GO
         .decode_slice(joined.as_slice(), &mut bytes)
         .map_err(|_| invalid("the value is not base64; leave objectEncoding out, or store it so"))?;
-    Ok(SecretBytes::copy_from(&bytes[..length]))
+    bytes.truncate(length);
+    Ok(SecretBytes::copy_from(&bytes))
 }

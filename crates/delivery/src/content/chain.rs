@@ -1,3 +1,9 @@
+#![expect(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    reason = "numbers of certificates, all taken from the list that they index"
+)]
+
 use aws_lc_rs::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
 use keyward_core::Result;
 use x509_parser::certificate::X509Certificate;

@@ -52,7 +52,8 @@ fn base64(engine: &GeneralPurpose, value: &[u8], word: &str) -> Result<SecretByt
             ))
         }
     })?;
-    Ok(SecretBytes::copy_from(&bytes[..length]))
+    bytes.truncate(length);
+    Ok(SecretBytes::copy_from(&bytes))
 }
 
 fn without_line_end(value: &[u8]) -> &[u8] {

@@ -98,7 +98,7 @@ impl Store {
 
 /// `KeyProtector.protect`: salt, key XOR a chain of SHA-1, SHA-1 of password and key; wrapped as PKCS#8 wraps it.
 fn protect(key: &[u8], password: &[u8], salt: &[u8; SHA1_LENGTH]) -> Zeroizing<Vec<u8>> {
-    let mut protected = Zeroizing::new(Vec::with_capacity(key.len() + 2 * SHA1_LENGTH));
+    let mut protected = Zeroizing::new(Vec::with_capacity(key.len().saturating_add(2 * SHA1_LENGTH)));
     protected.extend_from_slice(salt);
     let mut link = *salt;
     for block in key.chunks(SHA1_LENGTH) {
@@ -110,6 +110,7 @@ fn protect(key: &[u8], password: &[u8], salt: &[u8; SHA1_LENGTH]) -> Zeroizing<V
     asn1::element(SEQUENCE, &[&algorithm, &asn1::element(OCTET_STRING, &[&protected])])
 }
 
+#[expect(clippy::expect_used, reason = "the length is the algorithm's")]
 fn sha1(parts: &[&[u8]]) -> [u8; SHA1_LENGTH] {
     let mut context = digest::Context::new(&SHA1_FOR_LEGACY_USE_ONLY);
     parts.iter().for_each(|part| context.update(part));
@@ -127,7 +128,7 @@ fn utf16(password: Option<&SecretBytes>) -> Result<Zeroizing<Vec<u8>>> {
     if password.chars().count() < 6 {
         return Err(invalid("the password of a Java key store has at least 6 characters"));
     }
-    let mut bytes = Zeroizing::new(Vec::with_capacity(2 * password.len()));
+    let mut bytes = Zeroizing::new(Vec::with_capacity(password.len().saturating_mul(2)));
     bytes.extend(password.encode_utf16().flat_map(u16::to_be_bytes));
     Ok(bytes)
 }

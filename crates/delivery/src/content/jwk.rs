@@ -37,8 +37,9 @@ pub fn spki_from_jwk(jwk: &[u8]) -> Result<Vec<u8>> {
 
 fn rsa(key: &Jwk) -> Result<Zeroizing<Vec<u8>>> {
     let (modulus, exponent) = (member(key.n.as_deref())?, member(key.e.as_deref())?);
-    let digits = modulus.iter().position(|byte| *byte != 0).map_or(&[][..], |at| &modulus[at..]);
-    let bits = 8 * digits.len() - digits.first().map_or(0, |byte| byte.leading_zeros() as usize);
+    let digits = asn1::without_zeros(&modulus);
+    let unused = digits.first().map_or(0, |byte| byte.leading_zeros() as usize);
+    let bits = digits.len().saturating_mul(8).saturating_sub(unused);
     if !(2048..=8192).contains(&bits) {
         return Err(invalid("the RSA key is not of 2048 to 8192 bits"));
     }
@@ -63,7 +64,7 @@ fn ec(key: &Jwk) -> Result<Zeroizing<Vec<u8>>> {
         let digits = member(coordinate.as_deref())?;
         let padding = usize::checked_sub(size, digits.len())
             .ok_or_else(|| invalid("a coordinate of the EC key is longer than its curve"))?;
-        point.resize(point.len() + padding, 0);
+        point.extend(std::iter::repeat_n(0, padding));
         point.extend_from_slice(&digits);
     }
     ParsedPublicKey::new(algorithm, &point).map_err(|_| invalid("the EC key is no point of its curve"))?;

@@ -87,10 +87,10 @@ pub(super) fn portable_pkcs8(der: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
     let mut key = Reader::new(&inner).inside(SEQUENCE)?;
     key.number()?;
     // As long as a coordinate, of which the uncompressed point has two.
-    let mut scalar = Zeroizing::new(vec![0; (public.len() - 1) / 2]);
+    let mut scalar = Zeroizing::new(vec![0; public.len().saturating_sub(1) / 2]);
     let digits = key.octets()?;
-    let at = scalar.len().checked_sub(digits.len()).ok_or_else(asn1::damaged)?;
-    scalar[at..].copy_from_slice(&digits);
+    let padding = scalar.len().checked_sub(digits.len()).ok_or_else(asn1::damaged)?;
+    scalar.iter_mut().skip(padding).zip(digits.iter()).for_each(|(to, from)| *to = *from);
     let sec1 = asn1::element(
         SEQUENCE,
         &[

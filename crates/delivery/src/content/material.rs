@@ -36,7 +36,10 @@ impl Material {
         let text = value.trim_ascii();
         let mut der = Zeroizing::new(vec![0; base64::decoded_len_estimate(text.len())]);
         match BASE64.decode_slice(text, &mut der) {
-            Ok(length) if der.first() == Some(&SEQUENCE) => Self::from_der(turn, &der[..length]),
+            Ok(length) if der.first() == Some(&SEQUENCE) => {
+                der.truncate(length);
+                Self::from_der(turn, &der)
+            }
             _ => Err(invalid(
                 "the value holds neither PEM nor a PKCS#12 key store; use `format: raw`, or set `decode`",
             )),

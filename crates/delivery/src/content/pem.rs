@@ -97,8 +97,9 @@ fn explained(error: keyward_core::Error, text: &[u8]) -> keyward_core::Error {
 }
 
 /// Writes one block, 64 characters a line, the last line ended.
+#[expect(clippy::expect_used, reason = "the buffer is made for the length")]
 pub(super) fn append_pem(into: &mut Zeroizing<Vec<u8>>, label: &str, der: &[u8]) {
-    let mut base64 = Zeroizing::new(vec![0; der.len().div_ceil(3) * 4]);
+    let mut base64 = Zeroizing::new(vec![0; der.len().div_ceil(3).saturating_mul(4)]);
     STANDARD.encode_slice(der, &mut base64).expect("the buffer has the encoded length");
     for part in [BEGIN, label.as_bytes(), DASHES, b"\n"] {
         append(into, part);

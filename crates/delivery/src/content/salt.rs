@@ -21,9 +21,9 @@ impl Salt {
     /// The next one, of at most 32 bytes.
     pub(super) fn take<const N: usize>(&mut self) -> [u8; N] {
         let tag = hmac::sign(&self.key, &[self.taken]);
-        self.taken += 1;
+        self.taken = self.taken.saturating_add(1);
         let mut salt = [0; N];
-        salt.copy_from_slice(&tag.as_ref()[..N]);
+        salt.iter_mut().zip(tag.as_ref()).for_each(|(to, from)| *to = *from);
         salt
     }
 }

@@ -1,3 +1,8 @@
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "sizes of what the cache holds: each is added before it is taken away"
+)]
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -18,9 +23,9 @@ const OVERHEAD: usize = 1 << 10;
 pub(super) struct Key([u8; 32]);
 
 /// A key that no other process has.
+#[expect(clippy::expect_used, reason = "without entropy there is no TLS either")]
 pub(super) fn secret() -> hmac::Key {
     let random = aws_lc_rs::rand::SystemRandom::new();
-    // Without entropy there is no TLS either.
     hmac::Key::generate(hmac::HMAC_SHA256, &random).expect("the system gives random bytes")
 }
 

@@ -1,3 +1,8 @@
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "counts and times of this process; a pod can make at most so many refusals in its life"
+)]
+
 use std::collections::HashMap;
 use std::time::Duration;
 

@@ -1,3 +1,5 @@
+#![expect(clippy::arithmetic_side_effects, reason = "each thread's place is taken before it is given back")]
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 

@@ -1,3 +1,5 @@
+#![expect(clippy::arithmetic_side_effects, reason = "times of this boot and bounded slices")]
+
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -25,11 +25,11 @@ pub(super) fn send(signal: &str, process: &str) -> Result<(), Failed> {
         .ok_or_else(|| Failed::for_good(failed(format!("there is no signal called {signal}"))))?;
     let found = find(Path::new("/proc"), process)
         .map_err(|error| Failed::again(failed(format!("cannot look for {process} in /proc: {error}"))))?;
-    let mut reached = 0;
+    let mut reached = false;
     let mut refused = None;
     for target in topmost(found) {
         match retry_on_intr(|| pidfd_send_signal(&target.pidfd, number)) {
-            Ok(()) => reached += 1,
+            Ok(()) => reached = true,
             // Ended since it was found.
             Err(Errno::SRCH) => {}
             Err(Errno::PERM) => refused = Some(not_ours(process, target.pid, target.uid)),
@@ -42,7 +42,7 @@ pub(super) fn send(signal: &str, process: &str) -> Result<(), Failed> {
         // Another try would reach those again that were reached, and no one else.
         return Err(Failed::for_good(refused));
     }
-    if reached == 0 {
+    if !reached {
         return Err(Failed::again(failed(format!(
             "no process called {process} is to be seen; the pod needs `shareProcessNamespace: true`, and the name is \
              the one in /proc/<pid>/comm or the last part of argv[0]"
@@ -106,8 +106,8 @@ fn is_called(place: &Path, process: &str) -> bool {
 fn parent_of(place: &Path) -> Option<(i32, bool)> {
     let stat = read(place.join("stat"));
     // The name in parentheses may hold anything, also a parenthesis.
-    let end = stat.iter().rposition(|byte| *byte == b')')?;
-    let mut rest = std::str::from_utf8(&stat[end + 1..]).ok()?.split_ascii_whitespace();
+    let after = stat.rsplit(|byte| *byte == b')').next().filter(|after| after.len() < stat.len())?;
+    let mut rest = std::str::from_utf8(after).ok()?.split_ascii_whitespace();
     let state = rest.next()?;
     Some((rest.next()?.parse().ok()?, !matches!(state, "Z" | "X")))
 }

@@ -179,14 +179,18 @@ pub(super) fn payload(spec: &ObjectSpec, converted: &Converted) -> usize {
         return 0;
     }
     match &converted.pair {
-        Some((certificates, key)) => certificates.len() + key.len(),
-        None => converted.value.len() + usize::from(lacks_newline(spec, &converted.value)),
+        Some((certificates, key)) => certificates.len().saturating_add(key.len()),
+        None => converted.value.len().saturating_add(lacks_newline(spec, &converted.value).into()),
     }
 }
 
 /// Bytes of the copies that [`with_newline`] makes: for readers of the API, and for the file.
 pub(super) fn newline(spec: &ObjectSpec, converted: &Converted) -> usize {
-    if lacks_newline(spec, &converted.value) { 2 * (converted.value.len() + 1) } else { 0 }
+    if lacks_newline(spec, &converted.value) {
+        converted.value.len().saturating_add(1).saturating_mul(2)
+    } else {
+        0
+    }
 }
 
 /// What goes into each path of `spec.files()`, in that order.
@@ -211,7 +215,7 @@ pub fn with_newline(spec: &ObjectSpec, value: &SecretBytes) -> SecretBytes {
     if !lacks_newline(spec, value) {
         return value.clone();
     }
-    let mut bytes = Zeroizing::new(Vec::with_capacity(value.len() + 1));
+    let mut bytes = Zeroizing::new(Vec::with_capacity(value.len().saturating_add(1)));
     bytes.extend_from_slice(value.expose());
     bytes.push(b'\n');
     SecretBytes::copy_from(&bytes)

@@ -39,5 +39,5 @@ impl Places {
 
 /// Every directory on the way to `path`.
 fn ways(path: &str) -> impl Iterator<Item = &str> {
-    path.match_indices('/').map(|(at, _)| &path[..at])
+    path.match_indices('/').filter_map(|(at, _)| path.get(..at))
 }

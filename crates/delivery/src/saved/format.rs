@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
+use aws_lc_rs::digest::{Context, SHA256, SHA256_OUTPUT_LEN, digest};
 use keyward_core::{
     BundleType, CertificateContent, Code, Collection, Content, Error, FetchRequest, Fetched, IdentityKey,
     ObjectKey, ObjectRef, Parts, Result, SecretBytes, UnixTime, VaultHost, Version,
@@ -50,15 +50,18 @@ pub fn parse_all(bytes: &[u8]) -> Result<Vec<SavedObject>> {
 /// What is between magic and checksum, after both were compared.
 fn checked(bytes: &[u8]) -> Result<&[u8]> {
     let (magic, rest) = bytes.split_at_checked(MAGIC.len()).ok_or_else(|| bad("it is too short"))?;
-    if magic[..7] != MAGIC[..7] {
+    if magic.split_last().map(|(_, name)| name) != MAGIC.split_last().map(|(_, name)| name) {
         return Err(bad("it is no snapshot"));
     }
     if magic != MAGIC && magic.last() != Some(&BEHIND) {
         return Err(bad("another version of Keyward wrote it"));
     }
-    let body = rest.len().checked_sub(SHA256_OUTPUT_LEN).ok_or_else(|| bad("it is too short"))?;
-    let (records, sum) = rest.split_at(body);
-    if digest(&SHA256, &bytes[..MAGIC.len() + body]).as_ref() != sum {
+    let (records, sum) =
+        rest.split_last_chunk::<SHA256_OUTPUT_LEN>().ok_or_else(|| bad("it is too short"))?;
+    let mut context = Context::new(&SHA256);
+    context.update(magic);
+    context.update(records);
+    if context.finish().as_ref() != sum {
         return Err(bad("its checksum does not match"));
     }
     Ok(records)
@@ -66,7 +69,7 @@ fn checked(bytes: &[u8]) -> Result<&[u8]> {
 
 /// Whether readers may have been given something newer than what `bytes` hold, although nothing is damaged.
 pub(super) fn is_behind(bytes: &[u8]) -> bool {
-    bytes.get(MAGIC.len() - 1) == Some(&BEHIND)
+    bytes.first_chunk::<{ MAGIC.len() }>().and_then(|magic| magic.last()) == Some(&BEHIND)
 }
 
 /// Reads what is between magic and checksum: for fuzzing, which would not get past the checksum.
@@ -97,8 +100,8 @@ fn is_of(identity: &IdentityKey, owner: [&str; 4]) -> bool {
 /// Bytes of the file that keeps `objects`.
 #[must_use]
 pub fn size(objects: &[SavedObject]) -> usize {
-    let mut size = MAGIC.len() + SHA256_OUTPUT_LEN;
-    put_records(&mut |bytes| size += bytes.len(), objects);
+    let mut size = const { MAGIC.len() + SHA256_OUTPUT_LEN };
+    put_records(&mut |bytes| size = size.saturating_add(bytes.len()), objects);
     size
 }
 

@@ -1,3 +1,5 @@
+#![expect(clippy::arithmetic_side_effects, reason = "places in a text of at most 64 KiB")]
+
 use keyward_core::{Code, Error, Result};
 
 /// Longest template, in bytes.
@@ -15,15 +17,15 @@ pub(super) fn check(template: &str) -> Result<()> {
     }
     let bytes = template.as_bytes();
     let mut at = 0;
-    while let Some(open) = template[at..].find('{').map(|found| at + found) {
+    while let Some(open) = find(bytes, at, b"{") {
         at = match bytes.get(open + 1) {
             Some(b'{') => code(template, open + 2, "}}")?,
             Some(b'%') => {
                 tag(template, open + 2)?;
                 code(template, open + 2, "%}")?
             }
-            Some(b'#') => match template[open + 2..].find("#}") {
-                Some(close) => open + 2 + close + 2,
+            Some(b'#') => match find(bytes, open + 2, b"#}") {
+                Some(close) => close + 2,
                 None => return Err(refused(template, open, "has a comment that does not end")),
             },
             _ => open + 1,
@@ -32,8 +34,13 @@ pub(super) fn check(template: &str) -> Result<()> {
     Ok(())
 }
 
+/// Where `what` stands from `from` on.
+fn find(bytes: &[u8], from: usize, what: &[u8]) -> Option<usize> {
+    bytes.get(from..)?.windows(what.len()).position(|found| found == what).map(|found| from + found)
+}
+
 fn tag(template: &str, from: usize) -> Result<()> {
-    let rest = template[from..].trim_start_matches(['-', '+']).trim_start();
+    let rest = template.get(from..).unwrap_or_default().trim_start_matches(['-', '+']).trim_start();
     let name = rest.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next().unwrap_or_default();
     if TAGS.contains(&name) {
         Ok(())
@@ -51,12 +58,13 @@ fn code(template: &str, from: usize, close: &str) -> Result<usize> {
         at += 1;
     }
     while let Some(&byte) = bytes.get(at) {
-        if bytes[at..].starts_with(close.as_bytes()) {
+        let follows = |at: usize| bytes.get(at..).is_some_and(|rest| rest.starts_with(close.as_bytes()));
+        if follows(at) {
             return Ok(at + close.len());
         }
         at = match byte {
             b'"' | b'\'' => text(template, at)?,
-            b'+' if bytes[at + 1..].starts_with(close.as_bytes()) => at + 1,
+            b'+' if follows(at + 1) => at + 1,
             b'_' | b'(' | b')' | b',' | b'|' | b'.' | b'[' | b']' | b'-' => at + 1,
             _ if byte.is_ascii_alphanumeric() || byte.is_ascii_whitespace() => at + 1,
             b'~' | b'+' | b'*' => {
@@ -78,7 +86,7 @@ fn text(template: &str, open: usize) -> Result<usize> {
     while let Some(&byte) = bytes.get(at) {
         match byte {
             b'\\' => at += 2,
-            _ if byte == bytes[open] => return Ok(at + 1),
+            _ if bytes.get(open) == Some(&byte) => return Ok(at + 1),
             _ => at += 1,
         }
     }
@@ -86,6 +94,6 @@ fn text(template: &str, open: usize) -> Result<usize> {
 }
 
 fn refused(template: &str, at: usize, what: &str) -> Error {
-    let line = template.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
+    let line = template.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1;
     Error::new(Code::TemplateFailed, format!("the template {what} (line {line})"))
 }

@@ -1,3 +1,9 @@
+#![expect(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    reason = "lengths of texts that are in memory, times six at most; a digit is one of sixteen"
+)]
+
 use std::sync::Arc;
 
 use base64::Engine;

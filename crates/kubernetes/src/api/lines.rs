@@ -37,13 +37,13 @@ impl Lines {
     }
 
     fn take(&mut self, data: &Bytes) -> Result<(), Failure> {
-        let mut rest = &data[..];
-        while let Some(end) = rest.iter().position(|b| *b == b'\n') {
-            self.partial.extend_from_slice(&rest[..end]);
+        let mut lines = data.split(|byte| *byte == b'\n');
+        let last = lines.next_back().unwrap_or_default();
+        for end in lines {
+            self.partial.extend_from_slice(end);
             self.whole.push_back(std::mem::take(&mut self.partial));
-            rest = &rest[end + 1..];
         }
-        self.partial.extend_from_slice(rest);
+        self.partial.extend_from_slice(last);
         if self.partial.len() > LONGEST {
             return Err(unreachable(self.ask, "a line of the watch is too long"));
         }

@@ -44,8 +44,8 @@ pub(super) struct Spec {
 impl Spec {
     /// Names and values, bytes.
     pub(super) fn size(&self) -> usize {
-        self.provider.len()
-            + self.parameters.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>()
+        let parameters = self.parameters.iter().flat_map(|(key, value)| [key, value]);
+        parameters.chain([&self.provider]).map(String::len).sum()
     }
 }
 

@@ -1,3 +1,8 @@
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "counts and sizes of what is kept: each is added before it is taken away"
+)]
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 

@@ -102,6 +102,7 @@ impl Event {
     }
 
     /// The whole object, to be created.
+    #[expect(clippy::indexing_slicing, reason = "the object is made here")]
     pub(super) fn object(&self, name: &str, pod: &PodRef, driver: &str, node: &str) -> Value {
         let mut object = json!({
             "apiVersion": "events.k8s.io/v1",

@@ -1,3 +1,5 @@
+#![expect(clippy::arithmetic_side_effects, reason = "a rate that is not zero, and a wait that it bounds")]
+
 use std::time::Duration;
 
 use tokio::time::Instant;

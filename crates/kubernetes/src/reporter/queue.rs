@@ -1,5 +1,10 @@
 //! What is still to be told, one entry a volume, bounded.
 
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "counts of what is queued, of tries, and times a bounded wait ahead"
+)]
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;

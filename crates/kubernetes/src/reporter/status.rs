@@ -69,6 +69,7 @@ impl Desired {
     }
 
     /// The whole object, to be created.
+    #[expect(clippy::indexing_slicing, reason = "the object is made here")]
     pub(super) fn object(&self, name: &str, pod: &PodRef, class: &str, node: &str, target: &str) -> Value {
         let mut object = self.patch(pod, class, node, target);
         object["apiVersion"] = json!(format!("{GROUP}/v1"));

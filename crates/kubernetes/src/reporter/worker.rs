@@ -1,3 +1,5 @@
+#![expect(clippy::arithmetic_side_effects, reason = "a count of tries, one more than the waits")]
+
 use std::sync::Arc;
 use std::time::Duration;
 

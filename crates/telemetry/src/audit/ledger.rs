@@ -48,7 +48,7 @@ impl Ledger {
             Checkpoint { origin: self.origin.clone(), size: self.tree.size(), root: self.tree.root() };
         self.sink.add(&record::checkpoint_line(&checkpoint.sign(&self.key)));
         self.signed = self.tree.size();
-        self.checkpoints += 1;
+        self.checkpoints = self.checkpoints.saturating_add(1);
     }
 
     /// Whether records wait for a checkpoint.
@@ -83,11 +83,11 @@ impl Sink {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        while self.written < self.buffer.len() {
-            match self.out.write(&self.buffer[self.written..]) {
+        while let Some(rest) = self.buffer.get(self.written..).filter(|rest| !rest.is_empty()) {
+            match self.out.write(rest) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => {
-                    self.written += count;
+                    self.written = self.written.saturating_add(count);
                     self.unsynced = true;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

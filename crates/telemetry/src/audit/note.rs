@@ -47,6 +47,7 @@ impl SigningKey {
 
     /// The public half.
     #[must_use]
+    #[expect(clippy::expect_used, reason = "the length is the algorithm's")]
     pub fn public(&self) -> PublicKey {
         PublicKey(self.0.public_key().as_ref().try_into().expect("an Ed25519 public key has 32 bytes"))
     }
@@ -98,8 +99,7 @@ impl PublicKey {
     /// The first four bytes of SHA-256(name ‖ 0x0A ‖ type ‖ key).
     fn id(&self, name: &str) -> [u8; 4] {
         let text = [name.as_bytes(), b"\n", &self.typed()].concat();
-        let hash = digest(&SHA256, &text);
-        hash.as_ref()[..4].try_into().expect("SHA-256 gives more than 4 bytes")
+        digest(&SHA256, &text).as_ref().first_chunk().copied().unwrap_or_default()
     }
 
     fn typed(&self) -> Vec<u8> {
@@ -138,13 +138,13 @@ impl Checkpoint {
         let (checkpoint, signatures) =
             Self::parse(note.as_bytes()).ok_or_else(|| broken("is not a signed note"))?;
         let id = key.id(&checkpoint.origin);
-        let text = &note.as_bytes()[..note.rfind("\n\n").expect("a parsed note has a blank line") + 1];
+        let (text, _) = split(note).ok_or_else(|| broken("is not a signed note"))?;
         let mut ours = signatures.iter().filter(|s| s.name == checkpoint.origin && s.id == id).peekable();
         if ours.peek().is_none() {
             return Err(broken("is not signed with the key of its log"));
         }
         let verifier = UnparsedPublicKey::new(&ED25519, key.0);
-        if ours.all(|signature| verifier.verify(text, &signature.bytes).is_ok()) {
+        if ours.all(|signature| verifier.verify(text.as_bytes(), &signature.bytes).is_ok()) {
             Ok(checkpoint)
         } else {
             Err(broken("has a wrong signature"))
@@ -161,9 +161,9 @@ impl Checkpoint {
         if note.chars().any(|c| c.is_control() && c != '\n') {
             return None;
         }
-        let split = note.rfind("\n\n")?;
-        let (text, signatures) = (&note[..=split], note[split + 2..].strip_suffix('\n')?);
-        let signatures: Vec<_> = signatures.split('\n').map(NoteSignature::parse).collect::<Option<_>>()?;
+        let (text, signatures) = split(note)?;
+        let signatures: Vec<_> =
+            signatures.strip_suffix('\n')?.split('\n').map(NoteSignature::parse).collect::<Option<_>>()?;
         let mut lines = text.strip_suffix('\n')?.split('\n');
         let (origin, size, root) = (lines.next()?, lines.next()?, lines.next()?);
         let number: u64 = size.parse().ok()?;
@@ -178,6 +178,13 @@ impl Checkpoint {
     fn text(&self) -> String {
         format!("{}\n{}\n{}\n", self.origin, self.size, BASE64_STANDARD.encode(self.root))
     }
+}
+
+/// The signed text, its last line end included, and the signatures after the blank line.
+fn split(note: &str) -> Option<(&str, &str)> {
+    let (text, _) = note.rsplit_once("\n\n")?;
+    let (text, rest) = note.split_at_checked(text.len().checked_add(1)?)?;
+    Some((text, rest.strip_prefix('\n')?))
 }
 
 /// One signature line of a note.

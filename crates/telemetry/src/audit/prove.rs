@@ -141,7 +141,7 @@ fn stream(
         {
             ranges.push(leaf_hash(&line));
             each(index, &line);
-            index += 1;
+            index = u64::saturating_add(index, 1);
         }
     }
     let hashes = ranges.finish().ok_or_else(|| nothing("the log changed while it was read"))?;

@@ -76,6 +76,7 @@ impl Head {
 }
 
 /// Writes a record as a line, without the line feed.
+#[expect(clippy::expect_used, reason = "a record of texts and numbers is always JSON")]
 pub(super) fn line(log: &str, seq: u64, checkpoints: u64, now: UnixTime, body: &Body) -> Vec<u8> {
     let mut record = Written {
         schema: SCHEMA,
@@ -128,6 +129,7 @@ pub(super) fn line(log: &str, seq: u64, checkpoints: u64, now: UnixTime, body: &
 }
 
 /// Writes a checkpoint as a line, without the line feed.
+#[expect(clippy::expect_used, reason = "a text is always JSON")]
 pub(super) fn checkpoint_line(note: &str) -> Vec<u8> {
     let line = CheckpointLine { checkpoint: note.to_owned() };
     serde_json::to_vec(&line).expect("a text is always JSON")
@@ -186,7 +188,7 @@ pub fn parse_line(bytes: &[u8]) -> std::result::Result<Line, &'static str> {
 
 pub(super) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+    bytes.iter().fold(String::with_capacity(bytes.len().saturating_mul(2)), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text
     })
@@ -303,7 +305,7 @@ impl<'a> From<&'a Actor> for ActorText<'a> {
 }
 
 fn cut(text: &str) -> &str {
-    &text[..text.floor_char_boundary(MAX_FIELD)]
+    text.get(..text.floor_char_boundary(MAX_FIELD)).unwrap_or_default()
 }
 
 fn rfc3339(at: UnixTime) -> String {

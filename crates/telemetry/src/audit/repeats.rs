@@ -1,5 +1,10 @@
 //! Counting instead of writing: repeated reads, and refusals beyond a rate. Every act is either written or counted.
 
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "counts of what this process did, far below the range of a number"
+)]
+
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! Checking a log: any edit, removal, reordering, insertion or truncation before its last checkpoint is found.
 
+#![expect(clippy::arithmetic_side_effects, reason = "counts of lines that were read")]
+
 use std::io::{self, BufRead, Read};
 
 use aws_lc_rs::digest::{Context, SHA256};

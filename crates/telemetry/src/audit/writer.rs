@@ -1,5 +1,10 @@
 //! The bounded queue between those who act and the thread that writes.
 
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "counts of this process's own records, and times a period ahead"
+)]
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,5 +1,7 @@
 //! Hides what looks like a credential.
 
+#![expect(clippy::arithmetic_side_effects, reason = "places in a line that is in memory")]
+
 use std::borrow::Cow;
 
 /// What stands in its place.
@@ -35,14 +37,14 @@ pub fn mask(line: &[u8]) -> Cow<'_, [u8]> {
             continue;
         };
         let out = masked.get_or_insert_with(|| Vec::with_capacity(line.len()));
-        out.extend_from_slice(&line[copied..start]);
+        out.extend_from_slice(line.get(copied..start).unwrap_or_default());
         out.extend_from_slice(MASK);
         (at, copied) = (end, end);
     }
     match masked {
         None => Cow::Borrowed(line),
         Some(mut out) => {
-            out.extend_from_slice(&line[copied..]);
+            out.extend_from_slice(line.get(copied..).unwrap_or_default());
             Cow::Owned(out)
         }
     }
@@ -50,19 +52,20 @@ pub fn mask(line: &[u8]) -> Cow<'_, [u8]> {
 
 /// The credential that begins at `at`, or after a key that begins there.
 fn credential(line: &[u8], at: usize) -> Option<(usize, usize)> {
-    if at > 0 && line[at - 1].is_ascii_alphanumeric() {
+    let (before, rest) = line.split_at_checked(at)?;
+    if before.last().is_some_and(u8::is_ascii_alphanumeric) {
         return None;
     }
-    let rest = &line[at..];
     if rest.starts_with(JWT) {
         let length = run(rest);
         return (length >= MIN_RUN).then_some((at, at + length));
     }
-    let key =
-        KEYS.iter().find(|key| rest.len() > key.len() && rest[..key.len()].eq_ignore_ascii_case(key))?;
-    let after = &rest[key.len()..];
+    let (key, after) = KEYS.iter().find_map(|key| {
+        let (begins, after) = rest.split_at_checked(key.len())?;
+        (!after.is_empty() && begins.eq_ignore_ascii_case(key)).then_some((key, after))
+    })?;
     let gap = after.iter().take(MAX_SEPARATOR).take_while(|byte| b" \t=:\"'\\".contains(byte)).count();
-    let length = run(&after[gap..]);
+    let length = run(after.get(gap..)?);
     let start = at + key.len() + gap;
     (gap > 0 && length >= MIN_RUN).then_some((start, start + length))
 }

@@ -1,5 +1,10 @@
 //! Posts finished spans in batches.
 
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "counts of tries and of a batch that is never longer than its bound, and times a bounded wait ahead"
+)]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

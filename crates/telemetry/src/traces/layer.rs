@@ -92,15 +92,13 @@ impl TraceLayer {
     /// The context of a new span below `parent`, or of the first span of a trace.
     fn begin(&self, parent: Option<TraceContext>) -> TraceContext {
         loop {
-            let mut random = [0; 24];
-            if aws_lc_rs::rand::fill(&mut random).is_err() {
-                random.fill(1);
+            let (mut trace, mut span) = ([0; 16], [0; 8]);
+            if aws_lc_rs::rand::fill(&mut trace).and_then(|()| aws_lc_rs::rand::fill(&mut span)).is_err() {
+                (trace, span) = ([1; 16], [1; 8]);
             }
-            let (trace, span) = random.split_first_chunk().expect("24 bytes are 16 and 8");
-            let span = span.try_into().expect("24 bytes are 16 and 8");
             let context = match parent {
                 Some(parent) => TraceContext::new(parent.trace(), span, parent.sampled()),
-                None => TraceContext::new(*trace, span, self.keep(trace)),
+                None => TraceContext::new(trace, span, self.keep(&trace)),
             };
             if let Some(context) = context {
                 return context;
@@ -109,7 +107,7 @@ impl TraceLayer {
     }
 
     fn keep(&self, trace: &[u8; 16]) -> bool {
-        let low: [u8; 4] = trace[12..].try_into().expect("16 less 12 is 4");
+        let low = trace.last_chunk().copied().unwrap_or_default();
         f64::from(u32::from_be_bytes(low)) < self.ratio * (f64::from(u32::MAX) + 1.0)
     }
 }
@@ -196,7 +194,7 @@ struct Visitor {
 
 impl Visit for Visitor {
     fn record_str(&mut self, field: &Field, value: &str) {
-        let text = || value[..value.floor_char_boundary(MAX_TEXT)].to_owned();
+        let text = || value.get(..value.floor_char_boundary(MAX_TEXT)).unwrap_or_default().to_owned();
         match field.name() {
             "otel.name" => self.name = Some(text()),
             "otel.kind" => {

@@ -41,7 +41,7 @@ pub(super) fn decrypt(
     match number {
         3 => cbc(TdesEde3::new_from_slice(&key).map_err(|_| unsupported())?, &iv, data),
         4 => cbc(TdesEde2::new_from_slice(&key).map_err(|_| unsupported())?, &iv, data),
-        _ => cbc(Rc2::new_with_eff_key_len(&key, 8 * key_length), &iv, data),
+        _ => cbc(Rc2::new_with_eff_key_len(&key, key_length.saturating_mul(8)), &iv, data),
     }
 }
 
@@ -106,7 +106,7 @@ where
 
 /// Encrypts with AES-256 in CBC mode, padded.
 pub(super) fn encrypt(key: &[u8], iv: [u8; 16], plain: &[u8]) -> Result<Vec<u8>> {
-    let mut data = Zeroizing::new(Vec::with_capacity(plain.len() + 16));
+    let mut data = Zeroizing::new(Vec::with_capacity(plain.len().saturating_add(16)));
     data.extend_from_slice(plain);
     UnboundCipherKey::new(&AES_256, key)
         .and_then(PaddedBlockEncryptingKey::cbc_pkcs7)

@@ -1,3 +1,8 @@
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "lengths of passwords, salts and blocks, which are bounded; the carry of two bytes and one fits"
+)]
+
 use std::num::NonZeroU32;
 
 use aws_lc_rs::{digest, hmac, pbkdf2};
@@ -175,6 +180,7 @@ fn add(block: &mut [u8], link: &[u8]) {
 }
 
 /// Adds `link`, repeated to a block, plus one to every block of `input`.
+#[expect(clippy::indexing_slicing, reason = "the remainder is below the length, which is a digest's")]
 fn add_to_blocks(input: &mut [u8], link: &[u8], block: usize) {
     for chunk in input.chunks_exact_mut(block) {
         let mut carry = 1u16;

@@ -100,7 +100,7 @@ impl Found {
         let mut bags = Reader::new(contents).inside(SEQUENCE)?;
         while !bags.is_empty() {
             let mut bag = bags.inside(SEQUENCE)?;
-            self.bags += 1;
+            self.bags = self.bags.saturating_add(1);
             if self.bags > MAX_BAGS || depth > MAX_NESTING {
                 return Err(invalid(format!("the key store has more than {MAX_BAGS} entries")));
             }
@@ -125,7 +125,7 @@ impl Found {
                         self.pfx.certificates.push(PfxCertificate { der, local_key_id });
                     }
                 }
-                Some([6]) => self.bags(value.expect(SEQUENCE)?.whole, derive, depth + 1)?,
+                Some([6]) => self.bags(value.expect(SEQUENCE)?.whole, derive, depth.saturating_add(1))?,
                 // Revocation lists and other secrets are no part of what is delivered.
                 _ => {}
             }
