@@ -52,7 +52,7 @@ impl Basis {
         match (&self.source, &self.class) {
             (Source::Objects(text), _) => text.len(),
             (Source::Class(_), Some(class)) => {
-                class.parameters.iter().map(|(key, value)| key.len() + value.len()).sum()
+                class.parameters.iter().flat_map(|(key, value)| [key.len(), value.len()]).sum()
             }
             (Source::Class(name), None) => name.len(),
         }
