@@ -56,6 +56,7 @@ pub(crate) const FIXED: &[(&str, &str, &str)] = &[
     ("API: calls that wait for a vault", "crates/local-api/src/settings.rs", "max_upstream"),
     ("API: time between refreshes of a name", "crates/local-api/src/settings.rs", "refresh_gap"),
     ("API: names compared for watches", "crates/local-api/src/settings.rs", "looks"),
+    ("share of the thread that answers", "crates/local-api/src/pace.rs", "SHARE"),
     ("API: time for a handshake", "crates/local-api/src/settings.rs", "handshake_timeout"),
     ("API: time of a call", "crates/local-api/src/settings.rs", "call_timeout"),
     ("API: idle time of a connection", "crates/local-api/src/settings.rs", "idle_timeout"),
@@ -116,6 +117,12 @@ pub(crate) const ELSEWHERE: &[(&str, &str, &str, &str)] = &[
     ("kept back: calls", NODE_TESTS, TOGETHER, "(Kind::Streams, 16)"),
     ("kept back: versions", NODE_TESTS, TOGETHER, "(Kind::PinnedVersions, 4)"),
     ("kept back: descriptors", NODE_TESTS, TOGETHER, "(Kind::Descriptors, 16)"),
+    (
+        "share of the thread that answers",
+        "crates/local-api/src/pace/tests.rs",
+        "a_pod_that_starts_may_use_its_reserve_at_once_and_then_its_share",
+        "time / 4",
+    ),
     (
         "steps of a template",
         "crates/delivery/tests/content/templates.rs",
@@ -473,6 +480,7 @@ pub(crate) const NOT_REACHED: &[(&str, &[(&str, &str)])] = &[
             ("crates/telemetry/src/traces.rs", "QUEUE"),
             ("crates/telemetry/src/audit/repeats.rs", "MAX_CALLERS"),
             ("crates/local-api/src/caller.rs", "REMEMBERED"),
+            ("crates/local-api/src/pace.rs", "LONGEST"),
             ("crates/local-api/src/secrets.rs", "REMEMBERED"),
             ("crates/local-api/src/server.rs", "MAX_REFUSED"),
             ("crates/egress/src/handshake.rs", "REMEMBERED"),
