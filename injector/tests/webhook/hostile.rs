@@ -81,7 +81,7 @@ async fn any_text_in_a_review_is_answered_and_costs_nobody_the_injector() {
             3 => namespace = text(),
             _ => {
                 asked["spec"]["containers"][0]["volumeMounts"] =
-                    json!([{"name": "keyward", "subPath": text()}])
+                    json!([{"name": "keyward", "subPath": text()}]);
             }
         }
         let body = if round % 25 == 24 { text().into_bytes() } else { question(&asked, &namespace) };
