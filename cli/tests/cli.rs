@@ -233,7 +233,9 @@ fn another_user_is_known_by_the_kernels_word_and_refused() {
     // A place that the stranger can reach, with the program in it.
     std::fs::set_permissions(rig.dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let program = rig.dir.path().join("keyward");
-    std::fs::copy(env!("CARGO_BIN_EXE_keyward"), &program).unwrap();
+    // By a process of its own: a test beside this one that forks meanwhile would hold the copy open for writing.
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_keyward")).arg(&program).status().unwrap();
+    assert!(copied.success());
     let mut command = Command::new(program);
     command.args(["get", "db"]).env("KEYWARD_SOCKET", &rig.socket).uid(STRANGER).gid(STRANGER);
     let output = command.output().unwrap();

@@ -93,7 +93,7 @@ fn every_promise_names_tests() {
             assert!(text.contains("Tests:"), "promise {number} names no test");
         }
     }
-    assert_eq!(promises, 17);
+    assert_eq!(promises, 18);
 }
 
 #[test]

@@ -10,6 +10,8 @@ use super::failed;
 /// Drops all other capabilities from all sets for good, and with them core files, new privileges and the sight of the
 /// process's memory for others of the same user.
 pub(crate) fn keep_only(kept: CapabilitySet) -> Result<()> {
+    // First: between the two, a process of the same user without capabilities could enter this one's root by /proc.
+    keyward_memory::harden().map_err(failed("close the process to others"))?;
     for number in 0..u64::BITS {
         let capability = CapabilitySet::from_bits_retain(1 << number);
         if kept.contains(capability) {
@@ -32,6 +34,5 @@ pub(crate) fn keep_only(kept: CapabilitySet) -> Result<()> {
     set_capabilities_secure_bits(secure).map_err(failed("lock what user 0 means"))?;
     clear_ambient_capability_set().map_err(failed("clear the ambient capabilities"))?;
     let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
-    set_capabilities(None, sets).map_err(failed("drop the capabilities"))?;
-    keyward_memory::harden().map_err(failed("close the process to others"))
+    set_capabilities(None, sets).map_err(failed("drop the capabilities"))
 }

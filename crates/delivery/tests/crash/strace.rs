@@ -40,7 +40,9 @@ impl Victim {
         // Not in the directories of the scenarios: those may be mounted noexec.
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let program = directory.path().join("victim");
-        std::fs::copy(env!("CARGO_BIN_EXE_keyward-crash-victim"), &program).unwrap();
+        // By a process of its own: a test beside this one that forks meanwhile would hold the copy open for writing.
+        let victim = env!("CARGO_BIN_EXE_keyward-crash-victim");
+        assert!(Command::new("cp").arg(victim).arg(&program).status().unwrap().success());
         Self { program, _directory: directory }
     }
 

@@ -25,6 +25,9 @@ const VOLUMES: usize = 1024;
 /// Volumes of one pod that are remembered, published or not.
 const VOLUMES_OF_POD: usize = 64;
 
+/// Those of a pod that are remembered although there are no places left, up to as many again in all.
+const KEPT_FOR_POD: usize = 2;
+
 /// Events of one volume that wait.
 const EVENTS: usize = 4;
 
@@ -168,8 +171,12 @@ impl Queue {
 
     /// Whether there is no place for one more volume: a pod that declares thousands takes none from other pods.
     fn is_full_for(&self, key: &Key) -> bool {
-        let of_pod = || self.volumes.keys().filter(|known| known.uid == key.uid).count();
-        !self.volumes.contains_key(key) && (self.volumes.len() >= VOLUMES || of_pod() >= VOLUMES_OF_POD)
+        if self.volumes.contains_key(key) {
+            return false;
+        }
+        let of_pod = self.volumes.keys().filter(|known| known.uid == key.uid).count();
+        let places = if of_pod < KEPT_FOR_POD { 2 * VOLUMES } else { VOLUMES };
+        of_pod >= VOLUMES_OF_POD || self.volumes.len() >= places
     }
 
     fn note_news(&mut self, key: &Key, news: News) {

@@ -332,8 +332,25 @@ async fn memory_is_bounded_by_dropping_reports_of_further_volumes() {
         reporter.report(report(pod(&format!("pod-{n}")), published()));
     }
     let stats = reporter.stats();
-    assert_eq!(stats.volumes, limit("events: volumes").number());
-    assert!(stats.dropped >= 3000 - 1024);
+    assert_eq!(stats.volumes, 2 * limit("events: volumes").number(), "each pod has two places all the same");
+    assert!(stats.dropped >= 3000 - 2048);
+}
+
+#[tokio::test]
+async fn pods_that_take_all_places_together_leave_each_other_pod_two() {
+    let api = FakeApi::start();
+    api.down();
+    let reporter = cluster(&api).await.reporter();
+    let volume = |uid: &str, n: usize| Report { volume: format!("v{n}"), ..report(pod(uid), published()) };
+    let (of_pod, places) = (limit("events: volumes of a pod").number(), limit("events: volumes").number());
+    for n in 0..places {
+        reporter.report(volume(&format!("hostile-{}", n / of_pod), n));
+    }
+    assert_eq!(reporter.stats().volumes, places);
+    for n in 0..3 {
+        reporter.report(volume("web", n));
+    }
+    assert_eq!(reporter.stats().volumes, places + 2);
 }
 
 #[tokio::test]

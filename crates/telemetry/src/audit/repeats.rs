@@ -22,6 +22,8 @@ const REFUSALS_PER_SECOND: f64 = 10.0;
 const MAX_WINDOWS: usize = 16_384;
 /// Those of one pod: a container that calls under thousands of user ids fills no other pod's windows, and not the queue.
 const MAX_WINDOWS_OF_POD: usize = 512;
+/// Those that a pod gets although all are taken, so that many pods together do not blur what another one reads.
+const KEPT_FOR_POD: usize = 16;
 /// Callers whose refusals are measured apart, a pod being one; the others share one rate.
 const MAX_CALLERS: usize = 1024;
 
@@ -159,8 +161,11 @@ impl Repeats {
     /// Opens a window, unless there are as many as there may be, of this pod or of all.
     fn open(&mut self, key: u64, event: &AuditEvent, count: u64) -> bool {
         let of_pod = self.pods.get(pod(&event.actor)).copied().unwrap_or(0);
-        let share = if pod(&event.actor).is_empty() { MAX_WINDOWS } else { MAX_WINDOWS_OF_POD };
-        if self.windows.len() >= MAX_WINDOWS || of_pod >= share {
+        let (share, kept) = match pod(&event.actor) {
+            "" => (MAX_WINDOWS, 0),
+            _ => (MAX_WINDOWS_OF_POD, KEPT_FOR_POD),
+        };
+        if of_pod >= share || (self.windows.len() >= MAX_WINDOWS && of_pod >= kept) {
             return false;
         }
         self.pods.insert(pod(&event.actor).to_owned(), of_pod + 1);
@@ -368,6 +373,20 @@ mod tests {
             pid: 1,
         };
         AuditEvent { actor, ..read(uid, 1, object) }
+    }
+
+    #[test]
+    fn pods_that_take_all_windows_together_blur_no_other_pods_reads() {
+        let mut repeats = Repeats::default();
+        for pod in 0..=MAX_WINDOWS / MAX_WINDOWS_OF_POD {
+            for uid in 0..512 {
+                repeats.take(&of_pod(&format!("hostile-{pod}"), uid, "a"), Duration::ZERO);
+            }
+        }
+        assert!(repeats.windows.len() >= MAX_WINDOWS);
+        let mut read = |n: usize| repeats.take(&of_pod("victim", 1, &format!("o{n}")), Duration::ZERO);
+        assert!((0..KEPT_FOR_POD).all(|n| read(n) == Verdict::Write));
+        assert_eq!(read(KEPT_FOR_POD), Verdict::Counted, "and not one more");
     }
 
     #[test]
