@@ -52,7 +52,7 @@ pub struct Parts {
 /// A bound socket that nobody is answering on yet.
 pub struct Server {
     bound: Bound,
-    shared: Shared,
+    shared: Box<Shared>,
     ready: watch::Receiver<bool>,
     check: Option<Arc<dyn PeerCheck>>,
     crowd: Option<Arc<Crowd>>,
@@ -122,7 +122,7 @@ impl Server {
             began: Instant::now(),
             settings,
         };
-        Ok(Self { bound, shared, ready: parts.ready, check: None, crowd: None })
+        Ok(Self { bound, shared: Box::new(shared), ready: parts.ready, check: None, crowd: None })
     }
 
     /// Admits only peers that `check` admits too.
@@ -159,7 +159,7 @@ impl Server {
             )
             .detail(error)
         })?;
-        let shared = Arc::new(shared);
+        let shared: Arc<Shared> = Arc::from(shared);
         let mut shutdown = std::pin::pin!(shutdown);
         let mut wait = Wait::None;
         let mut connections = JoinSet::new();
