@@ -33,6 +33,9 @@ const RETRY: Duration = Duration::from_secs(5);
 const RETRY_LIMIT: Duration = Duration::from_secs(60);
 /// Files that could not be written are tried again after this, doubling up to the same limit.
 const WRITE_AGAIN: Duration = Duration::from_secs(1);
+/// Between two edits of a class that a volume takes up: whoever edits without pause is followed at this pace, and the last
+/// edit is what stays.
+const EDIT_GAP: Duration = Duration::from_secs(1);
 /// Steps of an edit that ask somebody.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// What is told of beside single objects.
@@ -73,6 +76,8 @@ struct Mind {
     retry: Option<Instant>,
     /// When to look at an edit again that could not be made ready: a fresh credential, or time, may help.
     edit: Option<Instant>,
+    /// Until when further edits wait.
+    quiet: Option<Instant>,
     failures: u32,
     /// Passes in a row that could not write.
     unwritten: u32,
@@ -127,10 +132,11 @@ impl Keeper {
         }
         loop {
             pace.ready().await;
-            let timer = [mind.sweep.map(|(at, _)| at), mind.renew, mind.relist, mind.retry, mind.edit]
-                .into_iter()
-                .flatten()
-                .min();
+            let timer =
+                [mind.sweep.map(|(at, _)| at), mind.renew, mind.relist, mind.retry, mind.edit, mind.quiet]
+                    .into_iter()
+                    .flatten()
+                    .min();
             tokio::select! {
                 biased;
                 order = orders.recv() => match order {
@@ -144,7 +150,7 @@ impl Keeper {
                 () = self.volume.fresh.notified() => self.presented(mind, orders).await,
                 () = self.engine.changed() => self.deliver(mind, orders).await,
                 // What is rare and large is not part of what every volume keeps in memory.
-                () = changed(&mut classes) => Box::pin(self.reconsider(mind, orders)).await,
+                () = changed(&mut classes), if mind.quiet.is_none() => Box::pin(self.reconsider(mind, orders)).await,
                 () = available(&mut mind.pending) => Box::pin(self.take_over(mind, orders)).await,
                 () = moved(&mut mind.newest) => Box::pin(self.relist(mind, orders)).await,
                 () = until(timer) => self.on_time(mind, orders).await,
@@ -200,6 +206,9 @@ impl Keeper {
         if due(mind.renew) || due(mind.retry) {
             (mind.renew, mind.retry) = (None, None);
             self.deliver(mind, orders).await;
+        }
+        if due(mind.quiet) {
+            mind.quiet = None;
         }
         if due(mind.edit) {
             Box::pin(self.reconsider(mind, orders)).await;
@@ -410,6 +419,7 @@ impl Keeper {
     async fn reconsider(&mut self, mind: &mut Mind, orders: &mut mpsc::Receiver<Order>) {
         mind.edit = None;
         let Some(class) = self.edited() else { return };
+        mind.quiet = Some(Instant::now() + EDIT_GAP);
         let basis = Basis { class: Some(class), ..self.record.basis.clone() };
         if mind.pending.as_ref().is_some_and(|pending| pending.basis == basis) {
             return self.take_over(mind, orders).await;

@@ -131,6 +131,31 @@ async fn a_class_that_comes_after_its_pod_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn edits_without_pause_are_taken_up_once_a_second_and_the_last_one_stays() {
+    let Some(node) = Node::start(BINARY).await else { return };
+    node.vault().set_secret("a", "1");
+    put_class(&node, "web", &[&entry("a")], &[]);
+    let mut driver = node.drive().await;
+    let volume = of_class(&node, "web-0", "web");
+    node.publish(&volume).await.unwrap();
+    let data = node.kubelet.target(&volume).join("..data");
+    let began = tokio::time::Instant::now();
+    let mut seen = BTreeSet::new();
+    for number in 0..60 {
+        let alias = format!("objectName: a\nobjectType: secret\nobjectAlias: edit-{number}");
+        put_class(&node, "web", &[&alias], &[]);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        seen.insert(std::fs::read_link(&data).unwrap());
+    }
+    let seconds = began.elapsed().as_secs();
+    node.until_file(&volume, "edit-59", b"1").await;
+    // The tree of the publish, the first edit, and one a second.
+    let most = usize::try_from(seconds).unwrap() + 3;
+    assert!(seen.len() <= most, "{} trees in {seconds} s", seen.len());
+    driver.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_class_edited_while_pods_run_is_applied_as_a_whole() {
     let Some(node) = Node::start(BINARY).await else { return };
     for (name, value) in [("a", "1"), ("b", "2"), ("c", "3")] {

@@ -118,6 +118,7 @@ async fn all(options: &Options) -> Outcome<Option<usize>> {
         report::row(name, build, figures, trial, size);
         let mut why = trial.broken();
         if size == Size::Long {
+            why.extend(trial.dear());
             why.extend(trial.slow(figures));
             why.extend(trial.thin(figures));
         }

@@ -60,10 +60,6 @@ impl Trial {
         if self.peak > self.limit {
             all.push(format!("{} MiB of {}", mebibytes(self.peak), mebibytes(self.limit)));
         }
-        if self.one_refused && self.peak.saturating_sub(self.calm) > REFUSED {
-            let cost = mebibytes(self.peak.saturating_sub(self.calm));
-            all.push(format!("the refused volume cost {cost} MiB of {}", mebibytes(REFUSED)));
-        }
         if !self.failed.is_empty() {
             all.push(format!("{} of victims' calls failed", self.failed.len()));
         }
@@ -77,6 +73,13 @@ impl Trial {
             all.push("the audit log does not verify".to_owned());
         }
         all
+    }
+
+    /// What one volume that is refused cost beyond its bound.
+    pub(crate) fn dear(&self) -> Option<String> {
+        let cost = self.peak.saturating_sub(self.calm);
+        (self.one_refused && cost > REFUSED)
+            .then(|| format!("the refused volume cost {} MiB of {}", mebibytes(cost), mebibytes(REFUSED)))
     }
 
     /// The figures that rose too far.
@@ -128,6 +131,7 @@ pub(crate) fn head(figures: &[Figure]) {
 pub(crate) fn row(name: &str, build: &str, figures: &[Figure], trial: &Trial, size: Size) {
     let cells: Vec<_> = figures.iter().map(|figure| trial.cell(*figure)).collect();
     let mut gave_way = trial.broken();
+    gave_way.extend(trial.dear());
     if size == Size::Long && trial.alive {
         gave_way.extend(trial.slow(figures));
     }

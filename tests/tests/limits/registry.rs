@@ -72,6 +72,7 @@ pub(crate) const FIXED: &[(&str, &str, &str)] = &[
     ("events of a volume that wait", "crates/kubernetes/src/reporter/queue.rs", "EVENTS"),
     ("events: volumes of a pod", "crates/kubernetes/src/reporter/queue.rs", "VOLUMES_OF_POD"),
     ("events: volumes", "crates/kubernetes/src/reporter/queue.rs", "VOLUMES"),
+    ("edits of a class", "csi-driver/src/volume/keeper.rs", "EDIT_GAP"),
     ("classes in use", "crates/kubernetes/src/classes/store.rs", "WANTED"),
     ("injector: connections", "injector/src/server.rs", "MAX_CONNECTIONS"),
     ("injector: time to the first question", "injector/src/places.rs", "FIRST"),
@@ -117,6 +118,12 @@ pub(crate) const ELSEWHERE: &[(&str, &str, &str, &str)] = &[
     ("kept back: calls", NODE_TESTS, TOGETHER, "(Kind::Streams, 16)"),
     ("kept back: versions", NODE_TESTS, TOGETHER, "(Kind::PinnedVersions, 4)"),
     ("kept back: descriptors", NODE_TESTS, TOGETHER, "(Kind::Descriptors, 16)"),
+    (
+        "edits of a class",
+        "csi-driver/tests/driver/class.rs",
+        "edits_without_pause_are_taken_up_once_a_second_and_the_last_one_stays",
+        "seen.len() <= most",
+    ),
     (
         "share of the thread that answers",
         "crates/local-api/src/pace/tests.rs",
