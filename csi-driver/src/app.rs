@@ -86,10 +86,10 @@ pub(crate) async fn run(setup: Setup, mounts: Mounts, stalls: Stalls) -> Result<
     let facts = Facts::new(config.csi_driver, &setup.driver_name, || {
         cluster.as_ref().map(|cluster| cluster.driver_object())
     })?;
-    let conversions = Conversions::new(conversions::Settings::new(
-        Some(config.limits.conversion_deadline),
-        Arc::clone(&clock),
-    ));
+    let deadline = Some(config.limits.conversion_deadline);
+    let settings = conversions::Settings::new(deadline, Arc::clone(&clock));
+    // A volume that is refused and tried again at once would else cost its size once more each time.
+    let conversions = Conversions::new(settings.prepared_by(keyward_memory::hand_back_heap));
     let node = Node::new(node::Parts {
         identities: Identities::new(identities::Parts {
             broker: Arc::clone(&broker),

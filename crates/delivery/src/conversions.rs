@@ -43,6 +43,8 @@ pub struct Settings {
     pub places: NonZeroUsize,
     /// Measures work and forgives refusals.
     pub clock: Arc<dyn Clock>,
+    /// Called on the thread of each piece of work before it begins.
+    pub prepare: fn(),
 }
 
 impl Settings {
@@ -51,7 +53,14 @@ impl Settings {
     pub fn new(deadline: Option<Duration>, clock: Arc<dyn Clock>) -> Self {
         let processors = std::thread::available_parallelism().map_or(2, NonZeroUsize::get);
         let places = NonZeroUsize::new(processors.clamp(2, 4)).unwrap_or(NonZeroUsize::MIN);
-        Self { deadline, places, clock }
+        Self { deadline, places, clock, prepare: || {} }
+    }
+
+    /// Calls `prepare` on the thread of each piece of work before it begins. A program hands free memory back there: what
+    /// ended before may have left much of it with the allocator, which does not return it while nothing else happens.
+    #[must_use]
+    pub fn prepared_by(self, prepare: fn()) -> Self {
+        Self { prepare, ..self }
     }
 }
 
@@ -69,6 +78,7 @@ pub struct Payer {
 struct Shared {
     clock: Arc<dyn Clock>,
     deadline: Option<Duration>,
+    prepare: fn(),
     queue: Mutex<Queue<oneshot::Sender<Place>>>,
     penalties: Mutex<Penalties>,
     cache: Mutex<Cache>,
@@ -102,6 +112,7 @@ impl Conversions {
         Self(Arc::new(Shared {
             clock: settings.clock,
             deadline: settings.deadline,
+            prepare: settings.prepare,
             queue: Mutex::new(Queue::new(settings.places.get())),
             penalties: Mutex::default(),
             cache: Mutex::default(),
@@ -148,9 +159,11 @@ impl Payer {
         let given_up = Arc::new(AtomicBool::new(false));
         let _wanted = Wanted(Arc::clone(&given_up));
         let (done, is_done) = oneshot::channel();
+        let prepare = self.shared.prepare;
         let started = std::thread::Builder::new().name("conversion".to_owned()).spawn(move || {
             // For this thread alone, as Linux has it. Where it is not allowed, it goes on as it is.
             let _ = setpriority_process(None, LEAST);
+            prepare();
             // Whoever waits for the result finds the place free.
             let result = with(Turn::begin(place, given_up), work);
             // The caller may have gone away.

@@ -34,7 +34,7 @@ fn pool(places: usize, deadline: Option<Duration>) -> (Conversions, Arc<Hands>) 
     let hands = Arc::new(Hands::default());
     let clock = Arc::clone(&hands) as Arc<dyn Clock>;
     let places = NonZeroUsize::new(places).unwrap();
-    (Conversions::new(Settings { deadline, places, clock }), hands)
+    (Conversions::new(Settings { deadline, places, clock, prepare: || {} }), hands)
 }
 
 /// Work that says that it began, and goes on when it is told to.
@@ -77,6 +77,18 @@ fn fetched(value: &[u8]) -> Arc<Fetched> {
         not_before: None,
         request_id: None,
     })
+}
+
+#[tokio::test]
+async fn memory_can_be_handed_back_on_the_thread_of_each_piece_of_work_before_it_begins() {
+    thread_local! {
+        static PREPARED: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
+    }
+    let settings = Settings::new(None, Arc::<Hands>::default());
+    let pool = Conversions::new(settings.prepared_by(|| PREPARED.set(PREPARED.get() + 1)));
+    for _ in 0..3 {
+        assert_eq!(pool.payer("a").run(|_| PREPARED.get()).await.unwrap(), 1);
+    }
 }
 
 #[tokio::test]
@@ -305,7 +317,8 @@ async fn a_password_is_part_of_what_is_remembered() {
 #[tokio::test(start_paused = true)]
 async fn what_was_refused_for_its_cost_costs_its_own_pod_more_at_each_retry() {
     let clock: Arc<dyn Clock> = Arc::new(Paused(tokio::time::Instant::now(), Hands::default()));
-    let pool = Conversions::new(Settings { deadline: None, places: NonZeroUsize::MIN, clock });
+    let pool =
+        Conversions::new(Settings { deadline: None, places: NonZeroUsize::MIN, clock, prepare: || {} });
     let payer = pool.payer("a");
     let mut waits = Vec::new();
     for _ in 0..5 {
@@ -364,6 +377,7 @@ async fn ends_in_the_middle(seconds: u64, work: impl FnOnce(&Turn) -> Result<()>
         deadline,
         places: NonZeroUsize::MIN,
         clock: Arc::new(Ticking::default()),
+        prepare: || {},
     });
     let error = pool.payer("a").run(work).await.unwrap().err();
     error.is_some_and(|error| error.message().contains("limits.conversionDeadline"))
