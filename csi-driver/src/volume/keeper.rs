@@ -36,6 +36,8 @@ const WRITE_AGAIN: Duration = Duration::from_secs(1);
 /// Between two edits of a class that a volume takes up: whoever edits without pause is followed at this pace, and the last
 /// edit is what stays.
 const EDIT_GAP: Duration = Duration::from_secs(1);
+/// The volumes of a class take an edit up at different moments within this time, so that other pods' calls come between.
+const EDIT_SPREAD: Duration = Duration::from_millis(500);
 /// Steps of an edit that ask somebody.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// What is told of beside single objects.
@@ -76,8 +78,9 @@ struct Mind {
     retry: Option<Instant>,
     /// When to look at an edit again that could not be made ready: a fresh credential, or time, may help.
     edit: Option<Instant>,
-    /// Until when further edits wait.
-    quiet: Option<Instant>,
+    /// When to look at the classes that moved, and when an edit was taken up last.
+    look: Option<Instant>,
+    taken: Option<Instant>,
     failures: u32,
     /// Passes in a row that could not write.
     unwritten: u32,
@@ -133,7 +136,7 @@ impl Keeper {
         loop {
             pace.ready().await;
             let timer =
-                [mind.sweep.map(|(at, _)| at), mind.renew, mind.relist, mind.retry, mind.edit, mind.quiet]
+                [mind.sweep.map(|(at, _)| at), mind.renew, mind.relist, mind.retry, mind.edit, mind.look]
                     .into_iter()
                     .flatten()
                     .min();
@@ -149,8 +152,10 @@ impl Keeper {
                 },
                 () = self.volume.fresh.notified() => self.presented(mind, orders).await,
                 () = self.engine.changed() => self.deliver(mind, orders).await,
-                // What is rare and large is not part of what every volume keeps in memory.
-                () = changed(&mut classes), if mind.quiet.is_none() => Box::pin(self.reconsider(mind, orders)).await,
+                () = changed(&mut classes), if mind.look.is_none() => {
+                    let soon = Instant::now() + EDIT_SPREAD.mul_f64(fastrand::f64());
+                    mind.look = mind.taken.map(|taken| soon.max(taken + EDIT_GAP)).or(Some(soon));
+                }
                 () = available(&mut mind.pending) => Box::pin(self.take_over(mind, orders)).await,
                 () = moved(&mut mind.newest) => Box::pin(self.relist(mind, orders)).await,
                 () = until(timer) => self.on_time(mind, orders).await,
@@ -207,10 +212,9 @@ impl Keeper {
             (mind.renew, mind.retry) = (None, None);
             self.deliver(mind, orders).await;
         }
-        if due(mind.quiet) {
-            mind.quiet = None;
-        }
-        if due(mind.edit) {
+        // What is rare and large is not part of what every volume keeps in memory.
+        if due(mind.edit) || due(mind.look) {
+            mind.look = None;
             Box::pin(self.reconsider(mind, orders)).await;
         }
         if due(mind.relist) {
@@ -419,7 +423,7 @@ impl Keeper {
     async fn reconsider(&mut self, mind: &mut Mind, orders: &mut mpsc::Receiver<Order>) {
         mind.edit = None;
         let Some(class) = self.edited() else { return };
-        mind.quiet = Some(Instant::now() + EDIT_GAP);
+        mind.taken = Some(Instant::now());
         let basis = Basis { class: Some(class), ..self.record.basis.clone() };
         if mind.pending.as_ref().is_some_and(|pending| pending.basis == basis) {
             return self.take_over(mind, orders).await;
