@@ -191,8 +191,8 @@ impl KeyVault {
         }
     }
 
-    /// Runs a call on behalf of whoever asks, else of the identity: pods choose the names of vaults, so that looking one
-    /// up always takes somebody's share.
+    /// Runs a call on behalf of the current asker, or of the identity when there is none. Pods choose the names of vaults,
+    /// so each look-up must count against a share.
     fn on_behalf<F: Future>(&self, call: F) -> Scoped<F> {
         let current = Priority::current();
         match current.asker() {

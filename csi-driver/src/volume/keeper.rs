@@ -33,8 +33,7 @@ const RETRY: Duration = Duration::from_secs(5);
 const RETRY_LIMIT: Duration = Duration::from_secs(60);
 /// Files that could not be written are tried again after this, doubling up to the same limit.
 const WRITE_AGAIN: Duration = Duration::from_secs(1);
-/// Between two edits of a class that a volume takes up: whoever edits without pause is followed at this pace, and the last
-/// edit is what stays.
+/// The least time between two edits of a class that a volume takes up. Edits in between are skipped, the last one stays.
 const EDIT_GAP: Duration = Duration::from_secs(1);
 /// The volumes of a class take an edit up at different moments within this time, so that other pods' calls come between.
 const EDIT_SPREAD: Duration = Duration::from_millis(500);
@@ -154,7 +153,7 @@ impl Keeper {
                 () = self.engine.changed() => self.deliver(mind, orders).await,
                 () = changed(&mut classes), if mind.look.is_none() => {
                     let soon = Instant::now() + EDIT_SPREAD.mul_f64(fastrand::f64());
-                    mind.look = mind.taken.map(|taken| soon.max(taken + EDIT_GAP)).or(Some(soon));
+                    mind.look = Some(mind.taken.map_or(soon, |taken| soon.max(taken + EDIT_GAP)));
                 }
                 () = available(&mut mind.pending) => Box::pin(self.take_over(mind, orders)).await,
                 () = moved(&mut mind.newest) => Box::pin(self.relist(mind, orders)).await,
@@ -196,7 +195,7 @@ impl Keeper {
     fn classes(&self) -> Option<watch::Receiver<u64>> {
         let cluster = self.node.cluster.as_ref().filter(|_| self.record.basis.class.is_some())?;
         let mut changed = cluster.classes().changed();
-        // Whatever moved while the volume was published or restored is looked at once.
+        // Whatever moved while the volume was published or restored is looked at soon.
         changed.mark_changed();
         Some(changed)
     }

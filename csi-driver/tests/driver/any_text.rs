@@ -13,7 +13,7 @@ use tonic::{Code, Request, Status};
 
 use crate::BINARY;
 
-/// What a publish that is not told at once what is wrong with it may wait for: a class that nobody made.
+/// How long a publish may wait for a class that does not exist.
 const PATIENCE: Duration = Duration::from_millis(300);
 
 #[tokio::test(flavor = "multi_thread")]

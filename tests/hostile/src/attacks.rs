@@ -10,6 +10,8 @@ mod upstream;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use keyward_test_support::kubelet::PodVolume;
+
 use crate::Outcome;
 use crate::injector::Webhook;
 use crate::node::{Field, Hostile};
@@ -122,4 +124,18 @@ injector! {
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn words(status: tonic::Status) -> String {
     status.message().to_owned()
+}
+
+/// Publishes once, and notes what the answer was.
+async fn publish(field: &Field, hostile: &Hostile, volume: &PodVolume, turns: &Turns) {
+    turns.answered(field.publish(hostile, volume).await.map_err(words));
+}
+
+/// Publishes and unpublishes without pause whenever it is the attacker's turn.
+async fn publish_again(field: &Field, hostile: &Hostile, volume: &PodVolume, turns: &Turns) {
+    let once = || async {
+        publish(field, hostile, volume, turns).await;
+        field.unpublish(volume).await;
+    };
+    turns.each(once).await;
 }

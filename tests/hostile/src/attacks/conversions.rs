@@ -7,11 +7,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures::future::join_all;
 use keyward_proto::secrets::v1::{GetSecretRequest, RefreshSecretRequest};
-use keyward_test_support::kubelet::PodVolume;
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::words;
+use super::{publish, publish_again};
 use crate::Outcome;
 use crate::node::{Field, HOSTILE, Hostile, Socket, encoded};
 use crate::turns::Turns;
@@ -46,10 +45,6 @@ fn element(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
 
 fn pem(name: &str, alias: &str) -> serde_json::Value {
     json!({"from": format!("https://{HOSTILE}/secrets/{name}"), "name": alias, "format": "pem"})
-}
-
-async fn press(field: &Field, hostile: &Hostile, volume: &PodVolume, turns: &Turns) {
-    turns.answered(field.publish(hostile, volume).await.map_err(words));
 }
 
 pub(super) async fn old_versions(field: Field, hostile: Hostile, turns: Arc<Turns>) -> Outcome<()> {
@@ -123,7 +118,7 @@ pub(super) async fn refreshes(field: Field, hostile: Hostile, turns: Arc<Turns>)
 pub(super) async fn retry(field: Field, hostile: Hostile, turns: Arc<Turns>) -> Outcome<()> {
     hostile.vault().set_secret("costly", costly(0));
     let volume = field.volume(&hostile, "retry", &json!([pem("costly", "costly")]).to_string(), &[]);
-    turns.each(|| press(&field, &hostile, &volume, &turns)).await;
+    turns.each(|| publish(&field, &hostile, &volume, &turns)).await;
     Ok(())
 }
 
@@ -140,7 +135,7 @@ pub(super) async fn crowd(field: Field, hostile: Hostile, turns: Arc<Turns>) -> 
         .each(|| async {
             join_all(volumes.iter().map(|volume| async move {
                 loop {
-                    press(field, hostile, volume, turns).await;
+                    publish(field, hostile, volume, turns).await;
                 }
             }))
             .await;
@@ -154,12 +149,7 @@ pub(super) async fn aliases(field: Field, hostile: Hostile, turns: Arc<Turns>) -
     let mut objects: Vec<_> = (0..900).map(|number| pem("costly", &format!("alias-{number}"))).collect();
     objects.iter_mut().for_each(|entry| entry["optional"] = json!(true));
     let volume = field.volume(&hostile, "aliases", &json!(objects).to_string(), &[]);
-    turns
-        .each(|| async {
-            press(&field, &hostile, &volume, &turns).await;
-            field.unpublish(&volume).await;
-        })
-        .await;
+    publish_again(&field, &hostile, &volume, &turns).await;
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use keyward_test_support::kubelet::PodVolume;
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::words;
+use super::{publish_again, words};
 use crate::Outcome;
 use crate::node::{Field, HOSTILE, Hostile};
 use crate::turns::Turns;
@@ -35,12 +35,7 @@ pub(super) async fn templates(field: Field, hostile: Hostile, turns: Arc<Turns>)
     let megabyte = repeated(&"x".repeat(640));
     let objects: Vec<_> = (0..700).map(|number| template(number, &megabyte)).collect();
     let volume = field.volume(&hostile, "templates", &json!(objects).to_string(), &[]);
-    turns
-        .each(|| async {
-            turns.answered(field.publish(&hostile, &volume).await.map_err(words));
-            field.unpublish(&volume).await;
-        })
-        .await;
+    publish_again(&field, &hostile, &volume, &turns).await;
     Ok(())
 }
 
@@ -52,12 +47,7 @@ pub(super) async fn largest_refused(field: Field, hostile: Hostile, turns: Arc<T
     let mut objects: Vec<_> = names.iter().map(|name| json!(object(name))).collect();
     objects.extend((0..20).map(|number| template(number, &megabyte)));
     let volume = field.volume(&hostile, "largest", &json!(objects).to_string(), &[]);
-    turns
-        .each(|| async {
-            turns.answered(field.publish(&hostile, &volume).await.map_err(words));
-            field.unpublish(&volume).await;
-        })
-        .await;
+    publish_again(&field, &hostile, &volume, &turns).await;
     Ok(())
 }
 
